@@ -1,0 +1,1 @@
+"""disttrain for users: API models, SDK and CLI."""

@@ -1,0 +1,1 @@
+"""What operator and runtime agree on: names, labels, environment, messages, exit codes. Standard library only."""

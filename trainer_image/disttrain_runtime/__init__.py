@@ -1,0 +1,1 @@
+"""The worker runtime: a light agent per pod, worker processes with torch under it."""
