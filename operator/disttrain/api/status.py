@@ -1,0 +1,112 @@
+"""`DistTrainJob.status`: what the operator has seen. Written by the operator only, once a pass."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from disttrain.api.schema import ApiModel
+
+Text = Annotated[str, Field(max_length=32768)]
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
+class Condition(ApiModel):
+    """metav1.Condition."""
+
+    type: Annotated[str, Field(max_length=316)] = Field(
+        description="Admitted, WorkersReady, Running, Restarting, Checkpointed, RestoreVerified, Suspended, Succeeded or Failed."
+    )
+    status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
+    observed_generation: int | None = Field(None, ge=0, description="The generation of the spec that this was seen for.")
+    last_transition_time: Time = Field(description="When status last changed.")
+    reason: Annotated[str, Field(max_length=1024)] = Field(description="One CamelCase word; the event of the same moment carries it too.")
+    message: Text = Field(description="What happened, and what to do.")
+
+
+class Workers(ApiModel):
+    """Counts of worker pods."""
+
+    desired: int = Field(0, description="As asked for.")
+    ready: int = Field(0, description="Pods whose agent is connected.")
+    active: int = Field(0, description="Pods whose ranks are training.")
+    succeeded: int = Field(0, description="Workers whose ranks all ended with exit code 0.")
+    failed: int = Field(0, description="Workers that are failed now.")
+    summary: str | None = Field(None, description="ready/desired, for the printer column.")
+
+
+class ProgressStatus(ApiModel):
+    """Where training is, as rank 0 says. Updated every few seconds."""
+
+    step: int = Field(0, description="Finished steps.")
+    total_steps: int | None = Field(None, description="Steps of the whole training.")
+    epoch: int | None = Field(None, description="Passes over the data, from 0.")
+    loss: float | None = Field(None, description="Training loss.")
+    samples_per_second: float | None = Field(None, description="Samples per second, all ranks together.")
+    eta_seconds: int | None = Field(None, description="Time to the last step at the present speed.")
+    metrics: dict[str, float] | None = Field(None, max_length=64, description="Latest evaluation.")
+
+
+class CommittedCheckpoint(ApiModel):
+    """A checkpoint that is safely on the volume."""
+
+    step: int = Field(description="It holds the state after this step.")
+    digest: str = Field(description="SHA-256 of its manifest, which holds the digests of all its files.")
+    time: str | None = Field(None, description="When it was committed.")
+    path: str | None = Field(None, description="Where it is on the volume.")
+    incarnation: int | None = Field(None, description="Which incarnation wrote it.")
+
+
+class CheckpointStatus(ApiModel):
+    """What could be restored."""
+
+    last_committed: CommittedCheckpoint | None = Field(None, description="The newest one.")
+
+
+class RecoveryEvent(ApiModel):
+    """One failure and the way out of it."""
+
+    incarnation: int | None = Field(None, description="The incarnation that failed.")
+    cause: Text | None = Field(None, description="The first failing rank's own words.")
+    failure_class: str | None = Field(None, alias="class", description="CodeError, OutOfMemory, Signal, Node, …")
+    rank: int | None = Field(None, description="The first failing rank.")
+    pod: str | None = Field(None, description="Its pod.")
+    node: str | None = Field(None, description="Its node.")
+    exit_code: int | None = Field(None, description="Its exit code.")
+    traceback: Text | None = Field(None, description="The end of its traceback.")
+    failed_at: Time | None = Field(None, description="When the operator heard of it.")
+    step: int | None = Field(None, description="The last step seen before it.")
+    restored_step: int | None = Field(None, description="The step that training went on from.")
+    source: str | None = Field(None, description="Where the state came from: volume, or none for step 0.")
+    recover_seconds: float | None = Field(None, description="From the failure to the first new step.")
+    lost_steps: int | None = Field(None, description="Finished steps that had to be run again.")
+
+
+class RecoveryStatus(ApiModel):
+    """Failures so far."""
+
+    count: int = Field(0, description="Restarts of the group.")
+    last: RecoveryEvent | None = Field(None, description="The newest one.")
+
+
+class DistTrainJobStatus(ApiModel):
+    """What the operator has seen."""
+
+    observed_generation: int | None = Field(None, description="The generation of the spec that this status is for.")
+    state: str | None = Field(None, description="One word for people; programs read the conditions.")
+    conditions: list[Condition] | None = Field(
+        None,
+        max_length=32,
+        description="The truth, one per type.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+    incarnation: int | None = Field(None, description="The n-th group of workers; raised by every restart.")
+    attempts: int | None = Field(None, description="Failures charged to spec.recovery.budget.")
+    start_time: Time | None = Field(None, description="When the job last became active.")
+    completion_time: Time | None = Field(None, description="When it finished.")
+    restart_after: Time | None = Field(None, description="Back-off: the next incarnation starts no earlier.")
+    workers: Workers | None = Field(None, description="Counts of worker pods.")
+    progress: ProgressStatus | None = Field(None, description="Where training is.")
+    checkpoint: CheckpointStatus | None = Field(None, description="What could be restored.")
+    recovery: RecoveryStatus | None = Field(None, description="Failures so far.")
