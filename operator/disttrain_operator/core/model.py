@@ -1,0 +1,220 @@
+"""What the planner sees and says: frozen values, no Kubernetes types, no clocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from disttrain_contract.failures import FailureClass
+from disttrain_contract.messages import Checkpoint, Progress, Report, Restore
+
+from disttrain_operator.core.conditions import Condition
+
+
+class Verdict(StrEnum):
+    """What is done about a failure."""
+
+    FAIL = "Fail"
+    RESTART_GROUP = "RestartGroup"
+    IGNORE = "Ignore"
+
+
+class CleanPodPolicy(StrEnum):
+    """Which pods are removed when the job finishes."""
+
+    RUNNING = "Running"
+    ALL = "All"
+    NONE = "None"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A recovery rule: matches by exit code or by class."""
+
+    action: Verdict
+    exit_codes: frozenset[int] = frozenset()
+    reason: FailureClass | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimSpec:
+    """The checkpoint volume: `name` is the claim's name, `size` is set when the operator makes it."""
+
+    name: str
+    size: str | None = None
+    storage_class: str | None = None
+    access_modes: tuple[str, ...] = ("ReadWriteMany",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """The parts of the spec on which decisions hang; manifests read the rest from `Job.raw_spec`."""
+
+    workers: int
+    processes: int | None = None
+    suspend: bool = False
+    active_deadline: timedelta | None = None
+    startup_deadline: timedelta | None = None
+    ttl: timedelta | None = None
+    clean_pod_policy: CleanPodPolicy = CleanPodPolicy.RUNNING
+    rules: tuple[Rule, ...] = ()
+    max_failures: int = 5
+    claim: ClaimSpec | None = None
+    keep: int = 3
+    managed_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerCounts:
+    """Counts for the status."""
+
+    desired: int = 0
+    ready: int = 0
+    active: int = 0
+    succeeded: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovery:
+    """One failure and the way out of it; the second half is filled in when training goes on."""
+
+    incarnation: int
+    cause: str
+    failure_class: FailureClass
+    failed_at: datetime
+    rank: int | None = None
+    pod: str | None = None
+    node: str | None = None
+    exit_code: int | None = None
+    traceback: str | None = None
+    step: int | None = None
+    restored_step: int | None = None
+    source: str | None = None
+    recover_seconds: float | None = None
+    lost_steps: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """The job's durable memory. Everything that must survive a crash of the operator is here."""
+
+    conditions: tuple[Condition, ...] = ()
+    state: str | None = None
+    observed_generation: int | None = None
+    incarnation: int = 0
+    """0: never started."""
+    attempts: int = 0
+    start_time: datetime | None = None
+    completion_time: datetime | None = None
+    restart_after: datetime | None = None
+    replacing: tuple[str, ...] = ()
+    """UIDs of dead pods whose failure has been charged: the next passes delete them."""
+    workers: WorkerCounts = field(default_factory=WorkerCounts)
+    progress: Progress | None = None
+    checkpoint: Checkpoint | None = None
+    recoveries: int = 0
+    last_recovery: Recovery | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A DistTrainJob as read from the API server."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    created: datetime
+    spec: Spec
+    status: Status = field(default_factory=Status)
+    deleting: bool = False
+    invalid: str | None = None
+    """The spec cannot be understood (an older or newer CRD): this sentence says why."""
+    raw_spec: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentView:
+    """What the stream knows about a pod's agent."""
+
+    report: Report
+    connected: bool
+    silent_seconds: float = 0.0
+    """Since the stream was lost; 0 while it is connected."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exit:
+    """How the trainer container ended."""
+
+    exit_code: int
+    reason: str = ""
+    """The kubelet's word: Completed, Error, OOMKilled, ContainerCannotRun, Evicted…"""
+    message: str = ""
+    report: Report | None = None
+    """The agent's last words, from the termination message."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pod:
+    """A worker pod. A pod with `foreign` has our name but is not ours."""
+
+    name: str
+    uid: str
+    index: int
+    incarnation: int
+    """The one it was created for."""
+    ip: str | None = None
+    node: str | None = None
+    deleting: bool = False
+    exit: Exit | None = None
+    """Set when the pod is Succeeded or Failed."""
+    lost: str | None = None
+    """Set when the pod was evicted, preempted or its node is gone: the reason's sentence."""
+    waiting: tuple[str, str] | None = None
+    """(reason, message) while the container cannot start: ImagePullBackOff, Unschedulable, CreateContainerConfigError…"""
+    agent: AgentView | None = None
+    foreign: bool = False
+
+    @property
+    def dead(self) -> bool:
+        """Its container has ended other than by success, or it is lost."""
+        return self.lost is not None or (self.exit is not None and self.exit.exit_code != 0)
+
+    @property
+    def report(self) -> Report | None:
+        """The newest word of its agent, over the stream or at its end."""
+        if self.exit is not None and self.exit.report is not None:
+            return self.exit.report
+        return self.agent.report if self.agent is not None else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """The checkpoint PersistentVolumeClaim as it is."""
+
+    name: str
+    phase: str = "Bound"
+    access_modes: tuple[str, ...] = ()
+    capacity_bytes: int | None = None
+    deleting: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """Everything a pass has observed about one job."""
+
+    job: Job
+    pods: tuple[Pod, ...] = ()
+    claim: Claim | None = None
+    """None: there is none of that name (or the job wants none)."""
+    service_exists: bool = False
+
+
+__all__ = [
+    "AgentView", "Claim", "ClaimSpec", "CleanPodPolicy", "Exit", "Job", "Pod", "Recovery", "Restore", "Rule", "Spec",
+    "Status", "Verdict", "WorkerCounts", "World",
+]  # fmt: skip
