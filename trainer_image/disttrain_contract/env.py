@@ -17,7 +17,8 @@ JOB_DIR = PREFIX + "JOB_DIR"
 
 RESERVED = frozenset(
     {
-        "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_WORLD_SIZE",
+        "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE",
+        "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_WORLD_SIZE",
         "MASTER_ADDR", "MASTER_PORT",
         "PET_NNODES", "PET_NPROC_PER_NODE", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT",
         "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS", "TORCHELASTIC_RUN_ID",
@@ -93,7 +94,7 @@ class WorkerEnv:
     def from_env(cls, env: Mapping[str, str]) -> WorkerEnv:
         """The inverse of `to_env`. Raises LookupError that names every missing variable."""
         names = [f for f in cls.__dataclass_fields__ if f != "run"]
-        missing = [PREFIX + n.upper() for n in names if PREFIX + n.upper() not in env] + ([RUN] if RUN not in env else [])
+        missing = [name for name in (*(PREFIX + n.upper() for n in names), RUN) if name not in env]
         if missing:
             raise LookupError(f"not started by the operator: {', '.join(missing)} unset")
         text = {n: env[PREFIX + n.upper()] for n in names}

@@ -8,7 +8,7 @@ class Exit(IntEnum):
 
     DONE = 0
     USER_ERROR = 64
-    """The job cannot work as written (entry point does not import, bad arguments): restarting cannot help (EX_USAGE)."""
+    """The job cannot work as written (the entry point does not import): restarting cannot help (EX_USAGE)."""
     AGENT_ERROR = 70
     """A defect of ours (EX_SOFTWARE)."""
     STORAGE_ERROR = 74

@@ -2,25 +2,31 @@
 
 Both directions of the stream are level-based: a `Report` is the agent's whole present state, an `Assignment` the
 whole of what its pod should be doing. A message that is lost, doubled, late or out of order changes nothing.
-JSON objects, one per WebSocket text frame (or per line on the pipe). Unknown keys are ignored so that versions can differ.
+JSON objects, one per WebSocket text frame (or per line on the pipe). Unknown keys are ignored, so that versions can
+differ.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import Any, TypeVar
 
+from disttrain_contract.decode import build, parse_object
 from disttrain_contract.failures import FailureClass
 
 VERSION = 1
 MAX_MESSAGE_BYTES = 64 * 1024
 """A report is about 1 KB; anything larger is a mistake or an attack and closes the stream."""
 MAX_TRACEBACK = 6000
+MAX_TEXT = 1000
+"""Any other text: one line for a condition, a path, a digest."""
 MAX_METRICS = 32
 """Per report, so that status stays small."""
+MAX_METRIC_NAME = 64
+MAX_SKIPPED = 8
+"""Checkpoints that a restore passed over, newest first: enough to see a pattern."""
 
 HEARTBEAT_SECONDS = 2.0
 LEASE_SECONDS = 6.0
@@ -109,7 +115,7 @@ class Report:
     """Agent → operator: the whole present state of one pod."""
 
     incarnation: int
-    """The one its ranks belong to; 0 before the first."""
+    """The newest it has accepted, 0 before the first; while older ranks are still being stopped, theirs."""
     state: AgentState
     processes: int = 1
     progress: Progress | None = None
@@ -155,7 +161,15 @@ class RankEvent(StrEnum):
     FAILURE = "failure"
 
 
-T = TypeVar("T")
+RankBody = Progress | Checkpoint | CheckpointProblem | Restore | Failure
+
+BODIES: dict[RankEvent, type[RankBody]] = {
+    RankEvent.PROGRESS: Progress,
+    RankEvent.CHECKPOINT: Checkpoint,
+    RankEvent.CHECKPOINT_PROBLEM: CheckpointProblem,
+    RankEvent.RESTORE: Restore,
+    RankEvent.FAILURE: Failure,
+}
 
 
 def encode(message: Report | Assignment) -> str:
@@ -163,88 +177,81 @@ def encode(message: Report | Assignment) -> str:
     return json.dumps(asdict(message), separators=(",", ":"))
 
 
-def encode_rank_message(event: RankEvent, body: Progress | Checkpoint | CheckpointProblem | Restore | Failure) -> bytes:
+def encode_rank_message(event: RankEvent, body: RankBody) -> bytes:
     """One line on the pipe."""
     return json.dumps({"event": event, "body": asdict(body)}, separators=(",", ":")).encode() + b"\n"
 
 
-def decode_rank_message(line: bytes | str) -> tuple[RankEvent, Progress | Checkpoint | CheckpointProblem | Restore | Failure]:
+def decode_rank_message(line: bytes | str) -> tuple[RankEvent, RankBody]:
     """Raises ValueError when it is not one of ours."""
-    raw = _object(line)
-    match RankEvent(raw.get("event")):
-        case RankEvent.PROGRESS as event:
-            return event, _build(Progress, raw.get("body"))
-        case RankEvent.CHECKPOINT as event:
-            return event, _build(Checkpoint, raw.get("body"))
-        case RankEvent.CHECKPOINT_PROBLEM as event:
-            return event, _build(CheckpointProblem, raw.get("body"))
-        case RankEvent.RESTORE as event:
-            return event, _restore(raw.get("body"))
-        case RankEvent.FAILURE as event:
-            return event, _failure(raw.get("body"))
+    raw = parse_object(line)
+    event = RankEvent(str(raw.get("event")))
+    return event, build(BODIES[event], raw.get("body"))
 
 
 def decode_report(text: str | bytes) -> Report:
-    """Raises ValueError: an agent is never trusted to be well-formed."""
-    raw = _object(text)
-    try:
-        return replace(
-            _build(Report, {k: raw[k] for k in ("incarnation", "processes", "version") if k in raw} | {"state": AgentState(raw["state"])}),
-            progress=_optional(Progress, raw.get("progress")),
-            checkpoint=_optional(Checkpoint, raw.get("checkpoint")),
-            checkpoint_problem=_optional(CheckpointProblem, raw.get("checkpoint_problem")),
-            restore=_restore(raw["restore"]) if raw.get("restore") else None,
-            failure=_failure(raw["failure"]) if raw.get("failure") else None,
-        )
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"malformed report: {error}") from error
+    """Raises ValueError: an agent is never trusted to be well-formed, nor to be brief."""
+    return bounded(build(Report, parse_object(text)))
 
 
 def decode_assignment(text: str | bytes) -> Assignment:
     """Raises ValueError when malformed."""
-    raw = _object(text)
-    members = _optional(Membership, raw.pop("membership", None))
-    return replace(_build(Assignment, raw), membership=members)
+    return build(Assignment, parse_object(text))
+
+
+def bounded(report: Report) -> Report:
+    """The same report with every text and list cut to its limit, so that it fits one frame and a status."""
+    progress, restore, failure = report.progress, report.restore, report.failure
+    checkpoint, problem = report.checkpoint, report.checkpoint_problem
+    if progress is not None:
+        few = list(progress.metrics.items())[:MAX_METRICS]
+        progress = replace(progress, metrics={name[:MAX_METRIC_NAME]: value for name, value in few})
+    if checkpoint is not None:
+        texts = {name: getattr(checkpoint, name)[:MAX_TEXT] for name in ("digest", "path", "time")}
+        checkpoint = replace(checkpoint, **texts)
+    if problem is not None:
+        problem = replace(problem, reason=problem.reason[:MAX_METRIC_NAME], message=problem.message[:MAX_TEXT])
+    if restore is not None:
+        skipped = tuple(text[:MAX_TEXT] for text in restore.skipped[:MAX_SKIPPED])
+        texts = {"source": restore.source[:MAX_TEXT], "digest": restore.digest[:MAX_TEXT]}
+        restore = replace(restore, skipped=skipped, **texts)
+    if failure is not None:
+        failure = replace(failure, message=failure.message[:MAX_TEXT], traceback=failure.traceback[-MAX_TRACEBACK:])
+    return replace(
+        report,
+        progress=progress,
+        checkpoint=checkpoint,
+        checkpoint_problem=problem,
+        restore=restore,
+        failure=failure,
+    )
 
 
 def termination_message(report: Report, limit: int) -> str:
-    """The last report, trimmed to what the kubelet keeps: the tail of the traceback goes first, then all of it."""
-    for keep in (MAX_TRACEBACK, 1500, 500, 0):
-        failure = report.failure
-        if failure is not None:
-            failure = replace(failure, traceback=failure.traceback[-keep:] if keep else "", message=failure.message[:500])
-        text = encode(replace(report, failure=failure))
-        if len(text.encode()) <= limit:
-            return text
-    return encode(Report(incarnation=report.incarnation, state=report.state, processes=report.processes))
+    """The last report, trimmed to what the kubelet keeps. The one-line cause of a failure goes last."""
+    text = ""
+    for shorter in _shorter(bounded(report)):
+        text = encode(shorter)
+        if len(text) <= limit:  # JSON text is ASCII: one byte a character
+            break
+    return text
 
 
-def _object(text: str | bytes) -> dict[str, Any]:
-    raw = json.loads(text)
-    if not isinstance(raw, dict):
-        raise ValueError("not a JSON object")
-    return raw
-
-
-def _build(kind: type[T], raw: Any) -> T:
-    if not isinstance(raw, dict):
-        raise ValueError(f"{kind.__name__}: not an object")
-    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    try:
-        return kind(**{k: v for k, v in raw.items() if k in known})
-    except TypeError as error:
-        raise ValueError(f"{kind.__name__}: {error}") from error
-
-
-def _optional(kind: type[T], raw: Any) -> T | None:
-    return _build(kind, raw) if raw else None
-
-
-def _restore(raw: Any) -> Restore:
-    built = _build(Restore, raw)
-    return replace(built, skipped=tuple(str(s) for s in built.skipped))
-
-
-def _failure(raw: Any) -> Failure:
-    built = _build(Failure, raw)
-    return replace(built, failure_class=FailureClass(built.failure_class))
+def _shorter(report: Report) -> Iterator[Report]:
+    """The report, then with less and less in it."""
+    yield report
+    lean = report
+    for keep in (1500, 500, 0):
+        if report.failure is not None:
+            traceback = report.failure.traceback[-keep:] if keep else ""
+            lean = replace(report, failure=replace(report.failure, traceback=traceback))
+            yield lean
+    if lean.restore is not None:
+        lean = replace(lean, restore=replace(lean.restore, skipped=()))
+    if lean.progress is not None:
+        lean = replace(lean, progress=replace(lean.progress, metrics={}))
+    yield lean
+    lean = Report(incarnation=report.incarnation, state=report.state, processes=report.processes, failure=lean.failure)
+    yield lean
+    if lean.failure is not None:
+        yield replace(lean, failure=replace(lean.failure, message=lean.failure.message[:100]))

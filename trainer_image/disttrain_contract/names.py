@@ -1,10 +1,10 @@
 """Deterministic names: asking twice for the same child is the same request."""
 
 MAX_JOB_NAME = 52
-"""A pod is `{job}-{index}` and its host name has at most 63 characters; the rest is room for `-checkpoints` and indices."""
+"""A pod is `{job}-{index}` and its host name has at most 63 characters; the rest is room for `-checkpoints`."""
 
 CONTAINER = "trainer"
-TOKEN_AUDIENCE = "disttrain.dev/operator"  # noqa: S105 - an audience, not a secret
+TOKEN_AUDIENCE = "disttrain.dev/operator"
 STREAM_PATH = "/v1/stream"
 
 

@@ -7,7 +7,7 @@ TOKEN_DIR = PurePosixPath("/var/run/secrets/disttrain")
 TOKEN_FILE = TOKEN_DIR / "token"
 SCRATCH = PurePosixPath("/scratch")
 """An emptyDir: HOME, TMPDIR and caches, so that the root file system stays read-only."""
-SHARED_MEMORY = PurePosixPath("/dev/shm")  # noqa: S108 - the kernel's fixed name
+SHARED_MEMORY = PurePosixPath("/dev/shm")
 TERMINATION_LOG = PurePosixPath("/dev/termination-log")
 TERMINATION_LOG_BYTES = 4096
 """The kubelet keeps no more than this."""
