@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import assert_never
 
 from disttrain_contract.messages import Assignment
-
 from disttrain_operator.core.model import ClaimSpec, Status
 
 

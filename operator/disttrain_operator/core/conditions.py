@@ -50,13 +50,20 @@ def is_true(conditions: Conditions, kind: Type) -> bool:
     return found is not None and found.status == "True"
 
 
-def put(conditions: Conditions, kind: Type, holds: bool, reason: str, message: str, *, generation: int, now: datetime) -> Conditions:
+def put(
+    conditions: Conditions, kind: Type, holds: bool, reason: str, message: str, *, generation: int, now: datetime
+) -> Conditions:
     """Set one condition. `since` moves only when the status flips; an equal condition is returned unchanged."""
     status = "True" if holds else "False"
     old = find(conditions, kind)
     since = old.since if old is not None and old.status == status else now
     new = Condition(
-        type=kind, status=status, reason=reason, message=message[:MAX_MESSAGE], since=since, observed_generation=generation
+        type=kind,
+        status=status,
+        reason=reason,
+        message=message[:MAX_MESSAGE],
+        since=since,
+        observed_generation=generation,
     )
     rest = {c.type: c for c in conditions} | {kind: new}
     return tuple(rest[t] for t in Type if t in rest)

@@ -9,7 +9,6 @@ from enum import StrEnum
 
 from disttrain_contract.failures import FailureClass
 from disttrain_contract.messages import Checkpoint, Progress, Report, Restore
-
 from disttrain_operator.core.conditions import Condition
 
 

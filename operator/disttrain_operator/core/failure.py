@@ -1,0 +1,170 @@
+"""Who failed, whose fault it is, and what is done about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from disttrain_contract import exits
+from disttrain_contract.failures import NEVER_CHARGED, FailureClass
+from disttrain_contract.messages import AgentState, Failure
+from disttrain_operator.core.conditions import Type, is_true
+from disttrain_operator.core.model import Job, Pod, Spec, Verdict, World
+
+LOST_SECONDS = 10.0
+"""A pod whose group has failed and whose stream has been silent for this long is lost: lease (6 s) plus the kubelet's second
+look at its containers. Its node may be gone, so it is force-deleted; the incarnation fences it if it comes back."""
+
+VICTIM_CODES = frozenset({143})
+"""A rank that ended by the SIGTERM that another worker's shutdown spread is not the cause."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """One failed worker of the present incarnation."""
+
+    index: int
+    pod: str
+    pod_uid: str | None
+    node: str | None
+    failure_class: FailureClass
+    message: str
+    exit_code: int | None = None
+    rank: int | None = None
+    traceback: str | None = None
+    step: int | None = None
+    seconds_ago: float = 0.0
+
+    @property
+    def is_victim(self) -> bool:
+        """Failed because somebody else did."""
+        return self.failure_class is FailureClass.NETWORK or self.exit_code in VICTIM_CODES
+
+
+def failures(world: World) -> tuple[Found, ...]:
+    """Every worker that has failed in the present incarnation and has not been charged yet."""
+    job = world.job
+    by_index = {p.index: p for p in world.pods if not p.foreign}
+    found = [_of_pod(p, job) for p in world.pods if not p.foreign and p.uid not in job.status.replacing]
+    if group_formed(world):
+        found += [_missing(i, job) for i in range(job.spec.workers) if i not in by_index]
+    return tuple(f for f in found if f is not None)
+
+
+def group_formed(world: World) -> bool:
+    """Whether the present incarnation has started: then every member matters."""
+    return is_true(world.job.status.conditions, Type.RUNNING)
+
+
+def suspects(world: World) -> tuple[Pod, ...]:
+    """Members that may be dead though nobody has said so yet: stream lost, or shutting down."""
+    return tuple(
+        p
+        for p in world.pods
+        if p.exit is None and not p.foreign and p.uid not in world.job.status.replacing and (p.deleting or p.agent is None or not p.agent.connected)
+    )  # fmt: skip
+
+
+def root_cause(found: tuple[Found, ...]) -> Found:
+    """The one to blame: a lost or failed worker before its victims, the earliest first."""
+    return min(found, key=lambda f: (f.is_victim, -f.seconds_ago, f.index))
+
+
+def verdict(spec: Spec, found: Found) -> Verdict:
+    """The first rule that matches; else by class."""
+    for rule in spec.rules:
+        if found.exit_code in rule.exit_codes or (rule.reason is not None and rule.reason is found.failure_class):
+            return rule.action
+    if found.failure_class is FailureClass.ENTRYPOINT:
+        return Verdict.FAIL
+    return Verdict.IGNORE if found.failure_class in NEVER_CHARGED else Verdict.RESTART_GROUP
+
+
+def lost(pod: Pod) -> Found:
+    """A pod that nobody has heard of for too long."""
+    return Found(
+        index=pod.index, pod=pod.name, pod_uid=pod.uid, node=pod.node, failure_class=FailureClass.NODE, step=_step(pod),
+        message=f"no word from pod {pod.name} for {LOST_SECONDS:.0f} s: its node {pod.node or '?'} is gone or cut off",
+    )  # fmt: skip
+
+
+def _of_pod(pod: Pod, job: Job) -> Found | None:
+    n, report = job.status.incarnation, pod.report
+    if pod.exit is None and pod.lost is None:
+        if report is None or report.incarnation != n or report.state is not AgentState.FAILED or report.failure is None:
+            return None
+        return _told(pod, report.failure)
+    if report is not None and report.incarnation < n and report.state is AgentState.FAILED:
+        return None  # its failure belongs to an incarnation that has been charged
+    if pod.exit is not None and pod.exit.exit_code == 0:
+        return None
+    return _dead(pod, n)
+
+
+def _told(pod: Pod, failure: Failure) -> Found:
+    return Found(
+        index=pod.index, pod=pod.name, pod_uid=pod.uid, node=pod.node, failure_class=failure.failure_class,
+        message=failure.message, exit_code=failure.exit_code, rank=failure.rank, traceback=failure.traceback or None,
+        step=failure.step if failure.step is not None else _step(pod), seconds_ago=failure.seconds_ago,
+    )  # fmt: skip
+
+
+def _dead(pod: Pod, incarnation: int) -> Found:
+    report = pod.report
+    if report is not None and report.failure is not None and report.incarnation == incarnation:
+        return _told(pod, report.failure)
+    kind, message = _why_dead(pod)
+    return Found(
+        index=pod.index, pod=pod.name, pod_uid=pod.uid, node=pod.node, failure_class=kind, message=message,
+        exit_code=pod.exit.exit_code if pod.exit else None, step=_step(pod),
+    )  # fmt: skip
+
+
+def _why_dead(pod: Pod) -> tuple[FailureClass, str]:
+    ended = pod.exit
+    if ended is not None and ended.reason == "OOMKilled":
+        return (
+            FailureClass.OOM,
+            f"pod {pod.name} was killed for lack of memory (OOMKilled): raise spec.resources.limits.memory or use less",
+        )
+    if pod.lost is not None:
+        return FailureClass.NODE, pod.lost
+    if pod.deleting:
+        return FailureClass.POD, f"pod {pod.name} was deleted"
+    assert ended is not None
+    return _class_of(
+        ended.exit_code, ended.reason
+    ), f"pod {pod.name}: {exits.describe(ended.exit_code)}{_because(ended.message or ended.reason)}"
+
+
+def _class_of(exit_code: int, reason: str) -> FailureClass:
+    if reason in ("ContainerCannotRun", "StartError", "CreateContainerError"):
+        return FailureClass.IMAGE
+    match exit_code:
+        case exits.Exit.USER_ERROR:
+            return FailureClass.ENTRYPOINT
+        case exits.Exit.STORAGE_ERROR:
+            return FailureClass.STORAGE
+        case code if code > 128:
+            return FailureClass.SIGNAL
+    return FailureClass.CODE
+
+
+def _because(text: str) -> str:
+    return f": {text}" if text else ""
+
+
+def _missing(index: int, job: Job) -> Found:
+    name = f"{job.name}-{index}"
+    return Found(
+        index=index,
+        pod=name,
+        pod_uid=None,
+        node=None,
+        failure_class=FailureClass.POD,
+        message=f"pod {name} was deleted",
+    )
+
+
+def _step(pod: Pod) -> int | None:
+    report = pod.report
+    return report.progress.step if report is not None and report.progress is not None else None

@@ -1,0 +1,202 @@
+"""The whole life of a job, top to bottom. Pure: the world in, the answer out.
+
+Intent first: an answer either changes the durable numbers (incarnation, attempts, replacing, the end) or acts on pods,
+never both. A crash between the status write and the actions is repaired by the next pass, whoever makes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from disttrain_contract.failures import FailureClass
+from disttrain_operator.core import admission, conditions, failure, finish, group, narrate, progress, timing
+from disttrain_operator.core.actions import Action, CreateClaim, CreateService, Plan
+from disttrain_operator.core.conditions import Type
+from disttrain_operator.core.failure import Found
+from disttrain_operator.core.model import Recovery, Status, Verdict, World
+
+MAX_TRACEBACK = 4000
+"""Kept in status after the pods are gone; enough for the frames that matter."""
+
+
+def plan(world: World, now: datetime) -> Plan:
+    """What the job becomes, what to do, what to say, when to look again."""
+    decided = _decide(world, now)
+    status = replace(decided.status, state=narrate.state(decided.status))
+    said = narrate.events(world.job.status, status)
+    return replace(decided, status=status, events=decided.events + said)
+
+
+def _decide(world: World, now: datetime) -> Plan:
+    job, status = world.job, world.job.status
+    if job.deleting or job.spec.managed_by not in (None, admission.OUR_NAME):
+        return Plan(status=status, reason="not ours to touch")
+    if finish.is_finished(status):
+        return finish.clean_up(world, now)
+    if job.spec.suspend:
+        return finish.suspend(world, now)
+    if finish.was_suspended(status) and status.incarnation > 0:
+        return finish.resume(world, now)
+    if status.incarnation == 0:
+        return _admit(world, now)
+    if (deadline := timing.active_deadline(job)) is not None and deadline <= now:
+        message = f"active for longer than spec.activeDeadlineSeconds ({_seconds(job.spec.active_deadline)} s)"
+        return finish.fail(world, progress.fold(world, now), now, "DeadlineExceeded", message)
+    if found := failure.failures(world):
+        return _failed(world, found, now)
+    return _go_on(world, now)
+
+
+def _admit(world: World, now: datetime) -> Plan:
+    """The first incarnation is written down before anything is made."""
+    job, status = world.job, replace(world.job.status, observed_generation=world.job.generation)
+    if no := admission.refusal(world):
+        status = narrate.with_condition(world, status, Type.ADMITTED, False, no.reason, no.message, now)
+        return Plan(status=status, wake_at=now + timing.CLAIM_RETRY if no.waits else None, reason=no.message)
+    message = f"{job.spec.workers} workers"
+    status = narrate.with_condition(world, status, Type.ADMITTED, True, "Accepted", f"accepted: {message}", now)
+    if finish.was_suspended(status):
+        status = narrate.with_condition(world, status, Type.SUSPENDED, False, "Resumed", "resumed", now)
+    return Plan(
+        status=replace(status, incarnation=1, start_time=now), wake_at=now, reason=f"start incarnation 1 with {message}"
+    )
+
+
+def _failed(world: World, found: tuple[Found, ...], now: datetime) -> Plan:
+    """Somebody failed: wait for the culprit if only victims have spoken, else charge and restart."""
+    cause = failure.root_cause(found)
+    if cause.is_victim and (silent := failure.suspects(world)):
+        gone = [p for p in silent if p.agent is not None and p.agent.silent_seconds >= failure.LOST_SECONDS]
+        if not gone:
+            waiting = ", ".join(p.name for p in silent)
+            plan = _go_on(world, now, acting=False)
+            return replace(
+                plan,
+                wake_at=timing.earliest(plan.wake_at, now + _SETTLE),
+                reason=f"{cause.message}; waiting for news of {waiting}",
+            )
+        cause = failure.lost(gone[0])
+        found = (*found, *(failure.lost(p) for p in gone))
+    return _restart(world, cause, _doomed(world, found), now)
+
+
+_SETTLE = timedelta(seconds=1)
+"""The kubelet looks at its containers once a second."""
+
+
+def _doomed(world: World, found: tuple[Found, ...]) -> tuple[str, ...]:
+    """Pods that cannot be used again: dead, lost, or on their way out. A pod whose ranks failed but whose agent lives stays."""
+    missing = {f.pod_uid for f in found if f.failure_class in (FailureClass.NODE, FailureClass.POD)}
+    return tuple(p.uid for p in world.pods if not p.foreign and (p.dead or p.deleting or p.uid in missing))
+
+
+def _restart(world: World, cause: Found, doomed: tuple[str, ...], now: datetime) -> Plan:
+    job, status = world.job, progress.fold(world, now)
+    verdict = failure.verdict(job.spec, cause)
+    charged = verdict is Verdict.RESTART_GROUP
+    last = status.last_recovery
+    progressed = last is None or last.recover_seconds is not None
+    step = cause.step if cause.step is not None else status.progress.step if status.progress else None
+    event = Recovery(
+        incarnation=status.incarnation, cause=cause.message[:1000], failure_class=cause.failure_class, failed_at=now - _ago(cause),
+        rank=cause.rank, pod=cause.pod, node=cause.node, exit_code=cause.exit_code, step=step,
+        traceback=cause.traceback[-MAX_TRACEBACK:] if cause.traceback else None,
+    )  # fmt: skip
+    status = replace(status, last_recovery=event, attempts=status.attempts + (1 if charged else 0))
+    who = f"rank {cause.rank} on {cause.pod}" if cause.rank is not None else cause.pod
+    if verdict is Verdict.FAIL:
+        return finish.fail(world, status, now, cause.failure_class, f"{who}: {cause.message}")
+    if status.attempts > job.spec.max_failures:
+        message = f"failure {status.attempts}, allowed are {job.spec.max_failures} (spec.recovery.budget.failures); last: {who}: {cause.message}"
+        return finish.fail(world, status, now, "BudgetExhausted", message)
+    return _next_incarnation(
+        world,
+        status,
+        who,
+        cause,
+        doomed,
+        timing.restart_delay(status.attempts, charged=charged, progressed=progressed),
+        now,
+    )
+
+
+def _next_incarnation(
+    world: World,
+    status: Status,
+    who: str,
+    cause: Found,
+    doomed: tuple[str, ...],
+    delay: timedelta,
+    now: datetime,
+) -> Plan:
+    n = status.incarnation + 1
+    after = f" in {_seconds(delay)} s" if delay else ""
+    message = f"{who}: {cause.message}; incarnation {n} starts{after}"
+    status = narrate.with_condition(world, status, Type.RUNNING, False, "Restarting", message, now)
+    status = narrate.with_condition(world, status, Type.RESTARTING, True, cause.failure_class, message, now)
+    status = replace(
+        status, incarnation=n, recoveries=status.recoveries + 1, replacing=doomed, restart_after=now + delay if delay else None,
+    )  # fmt: skip
+    return Plan(status=status, wake_at=now, reason=message)
+
+
+def _go_on(world: World, now: datetime, *, acting: bool = True) -> Plan:
+    """Nothing has failed: keep the children there, the group together, the status true."""
+    job, status = world.job, progress.fold(world, now)
+    present = {p.uid for p in world.pods}
+    status = replace(status, replacing=tuple(u for u in status.replacing if u in present))
+    status = narrate.observed(world, status, now)
+    if all(
+        i in (found := group.members(world)) and group.is_finished(found[i], status.incarnation)
+        for i in range(job.spec.workers)
+    ):
+        return finish.succeed(world, status, now)
+    if (deadline := _startup(world)) is not None and deadline <= now:
+        return finish.fail(world, status, now, "StartupDeadlineExceeded", _not_started(world, status))
+    held = status.restart_after is not None and now < status.restart_after
+    together = None if held or group.unequal(world) else group.membership(world)
+    actions: tuple[Action, ...] = (
+        (*_children(world), *group.replacements(world), *group.assignments(world, together)) if acting else ()
+    )
+    wake = timing.earliest(status.restart_after if held else None, timing.active_deadline(job), deadline)
+    return Plan(status=status, actions=actions, wake_at=wake, reason=_sentence(status, held))
+
+
+def _children(world: World) -> tuple[Action, ...]:
+    wanted: list[Action] = [] if world.service_exists else [CreateService()]
+    claim = world.job.spec.claim
+    if claim is not None and claim.size is not None and world.claim is None:
+        wanted.append(CreateClaim(claim))
+    return tuple(wanted)
+
+
+def _startup(world: World) -> datetime | None:
+    """Only a job that has never run can miss its startup deadline."""
+    never = world.job.status.progress is None and not failure.group_formed(world) and world.job.status.recoveries == 0
+    return timing.startup_deadline(world.job) if never else None
+
+
+def _not_started(world: World, status: Status) -> str:
+    ready = conditions.find(status.conditions, Type.WORKERS_READY)
+    because = f": {ready.message}" if ready is not None else ""
+    return f"not running within spec.startupDeadlineSeconds ({_seconds(world.job.spec.startup_deadline)} s){because}"
+
+
+def _sentence(status: Status, held: bool) -> str:
+    if held:
+        return "backing off before the next incarnation"
+    running = conditions.find(status.conditions, Type.RUNNING)
+    if running is not None and running.status == "True":
+        return running.message
+    ready = conditions.find(status.conditions, Type.WORKERS_READY)
+    return ready.message if ready is not None else "starting"
+
+
+def _seconds(length: timedelta | None) -> int:
+    return int(length.total_seconds()) if length is not None else 0
+
+
+def _ago(cause: Found) -> timedelta:
+    """Failures of a minute ago at most: an agent's age counter is not trusted beyond that."""
+    return timedelta(seconds=min(max(cause.seconds_ago, 0.0), 60.0))

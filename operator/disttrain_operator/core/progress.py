@@ -1,0 +1,91 @@
+"""Fold what the agents say into the status. Words of an older incarnation do not count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
+
+from disttrain_contract.messages import Checkpoint, Progress, Report, Restore
+from disttrain_operator.core import group
+from disttrain_operator.core.model import Recovery, Status, WorkerCounts, World
+
+
+def fold(world: World, now: datetime) -> Status:
+    """The job's status with counts, progress, checkpoint and recovery brought up to what is seen now."""
+    status = world.job.status
+    current = tuple(_reports(world))
+    status = replace(
+        status,
+        observed_generation=world.job.generation,
+        workers=counts(world),
+        progress=_progress(status.progress, current),
+        checkpoint=_checkpoint(status.checkpoint, tuple(_all_reports(world))),
+    )
+    return replace(status, last_recovery=_recovered(status, current, now))
+
+
+def counts(world: World) -> WorkerCounts:
+    """How many workers are how."""
+    job, pods = world.job, group.members(world).values()
+    n = job.status.incarnation
+    return WorkerCounts(
+        desired=0 if job.spec.suspend else job.spec.workers,
+        ready=sum(group.is_ready(p) for p in pods),
+        active=sum(group.is_active(p, n) for p in pods),
+        succeeded=sum(group.is_finished(p, n) for p in pods),
+        failed=sum(p.dead for p in pods),
+    )
+
+
+def restored(world: World) -> Restore | None:
+    """What the present incarnation started from."""
+    return next((r.restore for r in _reports(world) if r.restore is not None), None)
+
+
+def _reports(world: World) -> Iterator[Report]:
+    """Of the present incarnation, worker 0 first."""
+    for pod in sorted(world.pods, key=lambda p: p.index):
+        if (
+            not pod.foreign
+            and (report := pod.report) is not None
+            and report.incarnation == world.job.status.incarnation
+        ):
+            yield report
+
+
+def _all_reports(world: World) -> Iterator[Report]:
+    for pod in world.pods:
+        if not pod.foreign and (report := pod.report) is not None:
+            yield report
+
+
+def _progress(old: Progress | None, reports: tuple[Report, ...]) -> Progress | None:
+    """Rank 0's word; it keeps what it does not know (the last evaluation survives a restart)."""
+    new = next((r.progress for r in reports if r.progress is not None), None)
+    if new is None:
+        return old
+    if not new.metrics and old is not None and old.metrics:
+        return replace(new, metrics=old.metrics)
+    return new
+
+
+def _checkpoint(old: Checkpoint | None, reports: tuple[Report, ...]) -> Checkpoint | None:
+    """The newest commit. A commit was fenced when it was made, so it counts whatever incarnation made it."""
+    known = [r.checkpoint for r in reports if r.checkpoint is not None] + ([old] if old is not None else [])
+    return max(known, key=lambda c: (c.incarnation, c.step), default=None)
+
+
+def _recovered(status: Status, reports: tuple[Report, ...], now: datetime) -> Recovery | None:
+    last = status.last_recovery
+    if last is None or last.incarnation >= status.incarnation:
+        return last
+    start = next((r.restore for r in reports if r.restore is not None), None)
+    if last.restored_step is None and start is not None:
+        last = replace(
+            last, restored_step=start.step, source=start.source, lost_steps=max(0, (last.step or 0) - start.step)
+        )
+    step = next((r.progress.step for r in reports if r.progress is not None), None)
+    if last.recover_seconds is None and step is not None and step > (last.step or 0):
+        last = replace(last, recover_seconds=round((now - last.failed_at).total_seconds(), 3))
+    return last

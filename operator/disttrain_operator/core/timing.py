@@ -1,0 +1,45 @@
+"""Back-off and deadlines. Everything takes `now`."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from disttrain_operator.core.model import Job
+
+MAX_BACKOFF = timedelta(seconds=60)
+IDLE_RETRY = timedelta(seconds=5)
+"""Wait before the next try of a restart that is not charged and has brought no new step: bounds an endless loop's cost."""
+CLAIM_RETRY = timedelta(seconds=10)
+"""How often a missing claim is looked for."""
+
+
+def restart_delay(attempts: int, *, charged: bool, progressed: bool) -> timedelta:
+    """At once after the first failure and after any failure that came behind new steps; then 1, 2, 4 … 60 s."""
+    if progressed or (charged and attempts <= 1):
+        return timedelta(0)
+    if not charged:
+        return IDLE_RETRY
+    return min(MAX_BACKOFF, timedelta(seconds=2 ** min(attempts - 2, 10)))
+
+
+def active_deadline(job: Job) -> datetime | None:
+    """When the job has been active for too long."""
+    start, limit = job.status.start_time, job.spec.active_deadline
+    return start + limit if start is not None and limit is not None else None
+
+
+def startup_deadline(job: Job) -> datetime | None:
+    """When the job should have been running."""
+    start, limit = job.status.start_time, job.spec.startup_deadline
+    return start + limit if start is not None and limit is not None else None
+
+
+def expiry(job: Job) -> datetime | None:
+    """When a finished job is deleted."""
+    end, ttl = job.status.completion_time, job.spec.ttl
+    return end + ttl if end is not None and ttl is not None else None
+
+
+def earliest(*times: datetime | None) -> datetime | None:
+    """The first of those that are set."""
+    return min((t for t in times if t is not None), default=None)

@@ -1,0 +1,22 @@
+"""Shared by every test layer."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # so that stories can say `from support.worlds import …`
+
+LOCAL_KUBECONFIG = Path.home() / ".cache" / "disttrain" / "cluster" / "kubeconfig"
+
+
+@pytest.fixture(scope="session")
+def kubeconfig() -> Path:
+    """The cluster under test: $KUBECONFIG, else the local one that `make cluster-up` starts."""
+    path = Path(os.environ.get("KUBECONFIG") or LOCAL_KUBECONFIG)
+    if not path.exists():
+        pytest.fail(f"no cluster: {path} does not exist; run `make cluster-up` first (make test does)")
+    return path

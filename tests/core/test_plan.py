@@ -1,0 +1,374 @@
+"""The life of a job, told one pass at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from disttrain_contract.failures import FailureClass
+from disttrain_contract.messages import AgentState, CheckpointProblem, Restore
+from disttrain_operator.core.actions import Assign, CreateClaim, CreatePod, CreateService, DeleteJob, DeletePod
+from disttrain_operator.core.conditions import Type
+from disttrain_operator.core.model import Claim, ClaimSpec, CleanPodPolicy, Recovery, Rule, Status, Verdict
+from support.worlds import (
+    NOW,
+    a_checkpoint,
+    a_job,
+    a_pod,
+    a_report,
+    ask,
+    at_work,
+    condition,
+    crashed,
+    dead,
+    done,
+    failed,
+    idle,
+    later,
+    running,
+    starting,
+)  # fmt: skip
+
+
+def kinds(answer):
+    return [type(a).__name__ for a in answer.actions]
+
+
+def test_a_new_job_first_writes_down_its_incarnation_and_makes_nothing():
+    answer = ask(a_job())
+    assert (answer.status.incarnation, answer.actions, answer.wake_at) == (1, (), NOW)
+    assert condition(answer, Type.ADMITTED).reason == "Accepted"
+
+
+def test_then_it_makes_service_claim_and_pods():
+    job = a_job(status=starting(), claim=ClaimSpec(name="mnist-checkpoints", size="1Gi"))
+    answer = ask(job, service_exists=False)
+    assert answer.actions == (
+        CreateService(),
+        CreateClaim(job.spec.claim),
+        CreatePod(0, 1),
+        CreatePod(1, 1),
+        CreatePod(2, 1),
+    )
+
+
+def test_agents_wait_until_everybody_is_connected():
+    answer = ask(a_job(status=starting()), idle(0), idle(1), a_pod(2))
+    assert [a.assignment.membership for a in answer.actions if isinstance(a, Assign)] == [None, None]
+    assert "2 of 3" in answer.reason
+
+
+def test_when_everybody_is_there_all_hear_of_the_same_group():
+    answer = ask(a_job(status=starting()), idle(0), idle(1), idle(2))
+    groups = {a.assignment.membership for a in answer.actions if isinstance(a, Assign)}
+    assert len(groups) == 1 and len(answer.actions) == 3
+    (group,) = groups
+    assert (group.master_addr, group.workers, group.incarnation) == ("198.18.0.1", 3, 1)
+
+
+def test_running_is_true_when_all_ranks_have_started():
+    answer = ask(a_job(status=starting()), at_work(0), at_work(1), at_work(2))
+    assert condition(answer, Type.RUNNING).status == "True" and answer.status.state == "Running"
+    assert [e.reason for e in answer.events] == ["Running"]
+
+
+def test_a_running_job_costs_nothing():
+    first = ask(a_job(status=starting()), at_work(0), at_work(1), at_work(2))
+    again = ask(a_job(status=first.status), at_work(0), at_work(1), at_work(2), now=later(60))
+    assert again.status == first.status and again.actions == () and again.events == ()
+
+
+def test_a_failed_process_bumps_the_incarnation_and_its_pod_stays():
+    answer = ask(a_job(status=running()), at_work(0, step=7), crashed(1), at_work(2))
+    assert (answer.status.incarnation, answer.status.attempts, answer.status.replacing) == (2, 1, ())
+    assert answer.actions == ()
+    assert "rank 1 on mnist-1: ValueError: bad" in condition(answer, Type.RESTARTING).message
+    last = answer.status.last_recovery
+    assert (last.failure_class, last.rank, last.pod, last.node, last.step) == (
+        FailureClass.CODE,
+        1,
+        "mnist-1",
+        "node-1",
+        7,
+    )
+
+
+def test_after_the_bump_every_agent_is_told_to_join_the_next_incarnation():
+    answer = ask(a_job(status=starting(2)), at_work(0, 1), crashed(1, 1), at_work(2, 1))
+    assert [a.assignment.membership.incarnation for a in answer.actions] == [2, 2, 2]
+
+
+def test_an_old_failure_is_not_charged_twice():
+    answer = ask(a_job(status=starting(2, attempts=1)), crashed(0, 1), idle(1, 1), idle(2, 1))
+    assert (answer.status.incarnation, answer.status.attempts) == (2, 1)
+
+
+def test_a_dead_pod_is_charged_then_deleted_then_made_again():
+    job = a_job(status=running())
+    first = ask(job, at_work(0), dead(1), at_work(2))
+    assert first.actions == () and first.status.replacing == ("uid-1",)
+    second = ask(replace(job, status=first.status), at_work(0), dead(1), at_work(2))
+    assert DeletePod("mnist-1", "uid-1", force=True) in second.actions and second.status.incarnation == 2
+    third = ask(replace(job, status=second.status), at_work(0), at_work(2))
+    assert CreatePod(1, 2) in third.actions and third.status.replacing == ()
+
+
+def test_a_deleted_pod_is_replaced_without_a_charge():
+    answer = ask(a_job(status=running()), at_work(0), at_work(2))
+    assert (answer.status.incarnation, answer.status.attempts) == (2, 0)
+    assert "pod mnist-1 was deleted" in condition(answer, Type.RESTARTING).message
+
+
+def test_a_pod_that_shuts_down_may_finish_its_checkpoint_first():
+    answer = ask(a_job(status=running()), at_work(0), at_work(1, deleting=True), at_work(2))
+    assert answer.status.incarnation == 1
+    assert not [a for a in answer.actions if isinstance(a, DeletePod)]
+
+
+def test_the_victims_of_a_shutdown_do_not_count_while_the_pod_is_still_ending():
+    victim = crashed(0, failure=failed("exit 143", FailureClass.SIGNAL, code=143))
+    answer = ask(a_job(status=running()), victim, at_work(1, deleting=True), at_work(2))
+    assert answer.status.incarnation == 1 and answer.wake_at is not None
+
+
+def test_the_cause_is_blamed_not_its_victims():
+    peer = failed("Connection closed by peer", FailureClass.NETWORK, ago=3.0)
+    answer = ask(
+        a_job(status=running()), crashed(0, failure=peer), crashed(1, failure=failed("CUDA error", rank=1)), at_work(2)
+    )
+    assert answer.status.last_recovery.cause == "CUDA error"
+
+
+def test_with_victims_only_the_planner_waits_for_news_of_the_silent_pod():
+    peer = failed("Connection closed by peer", FailureClass.NETWORK)
+    silent = at_work(1, connected=False, silent=2.0)
+    answer = ask(a_job(status=running()), crashed(0, failure=peer), silent, at_work(2))
+    assert (
+        answer.status.incarnation == 1 and answer.wake_at == later(1) and "waiting for news of mnist-1" in answer.reason
+    )
+
+
+def test_a_pod_that_stays_silent_is_lost_with_its_node_and_costs_nothing():
+    peer = failed("Connection closed by peer", FailureClass.NETWORK)
+    silent = at_work(1, connected=False, silent=11.0)
+    job = a_job(status=running())
+    answer = ask(job, crashed(0, failure=peer), silent, at_work(2))
+    assert (answer.status.incarnation, answer.status.attempts, answer.status.replacing) == (2, 0, ("uid-1",))
+    assert answer.status.last_recovery.failure_class is FailureClass.NODE
+    after = ask(replace(job, status=answer.status), idle(0, 2), silent, idle(2, 2))
+    assert DeletePod("mnist-1", "uid-1", force=True) in after.actions
+
+
+def test_a_lost_stream_alone_is_no_failure():
+    answer = ask(a_job(status=running()), at_work(0), at_work(1, connected=False, silent=600), at_work(2))
+    assert answer.status.incarnation == 1 and answer.actions == ()
+
+
+def test_an_out_of_memory_kill_is_said_as_such():
+    answer = ask(a_job(status=running()), at_work(0), dead(1, 137, "OOMKilled"), at_work(2))
+    assert answer.status.last_recovery.failure_class is FailureClass.OOM and "memory" in answer.reason
+
+
+def test_the_budget_stops_a_script_that_always_fails_and_the_condition_carries_its_last_line():
+    job = a_job(status=running(attempts=5), max_failures=5)
+    answer = ask(job, at_work(0), crashed(1, failure=failed("KeyError: 'lr'", rank=1)), at_work(2))
+    last = condition(answer, Type.FAILED)
+    assert last.reason == "BudgetExhausted" and "KeyError: 'lr'" in last.message
+    assert answer.status.state == "Failed" and condition(answer, Type.SUCCEEDED).status == "False"
+
+
+def test_an_entry_point_that_cannot_be_imported_is_never_tried_again():
+    nope = failed("ModuleNotFoundError: No module named 'nope'", FailureClass.ENTRYPOINT, code=64)
+    answer = ask(a_job(status=starting()), crashed(0, failure=nope), at_work(1), at_work(2))
+    assert condition(answer, Type.FAILED).reason == "EntrypointError"
+
+
+RULES = {
+    "a listed exit code fails the job": (Rule(action=Verdict.FAIL, exit_codes=frozenset({3})), "Failed", 1),
+    "an ignored exit code restarts without a charge": (
+        Rule(action=Verdict.IGNORE, exit_codes=frozenset({3})),
+        "Restarting",
+        0,
+    ),
+    "a rule by class": (Rule(action=Verdict.FAIL, reason=FailureClass.CODE), "Failed", 1),
+    "a rule for something else does not match": (Rule(action=Verdict.FAIL, reason=FailureClass.OOM), "Restarting", 1),
+}
+
+
+@pytest.mark.parametrize(("rule", "state", "attempts"), RULES.values(), ids=RULES.keys())
+def test_rules_decide(rule, state, attempts):
+    answer = ask(a_job(status=running(), rules=(rule,)), at_work(0), crashed(1, failure=failed(code=3)), at_work(2))
+    assert answer.status.state == state
+    if state != "Failed":
+        assert answer.status.attempts == attempts
+
+
+def test_back_off_holds_the_group_but_not_the_pods():
+    status = starting(3, attempts=3, restart_after=later(4))
+    answer = ask(a_job(status=status), idle(0, 2), idle(1, 2))
+    assert CreatePod(2, 3) in answer.actions and answer.wake_at == later(4)
+    held = ask(a_job(status=status), idle(0, 2), idle(1, 2), idle(2))
+    assert all(a.assignment.membership is None for a in held.actions)
+    go = ask(a_job(status=status), idle(0, 2), idle(1, 2), idle(2), now=later(4))
+    assert all(a.assignment.membership is not None for a in go.actions)
+
+
+def test_success_needs_every_worker_of_the_present_incarnation():
+    assert ask(a_job(status=running()), done(0), done(1), at_work(2)).status.state == "Running"
+    answer = ask(a_job(status=running()), done(0), done(1), done(2))
+    assert condition(answer, Type.SUCCEEDED).status == "True" and answer.status.completion_time == NOW
+
+
+def test_a_worker_that_finished_an_older_incarnation_is_made_again():
+    answer = ask(a_job(status=starting(2)), done(0, 1), idle(1, 1), idle(2, 1))
+    assert DeletePod("mnist-0", "uid-0", force=True) in answer.actions
+
+
+def test_a_finished_job_stops_agents_first_and_deletes_what_still_runs_later():
+    over = ask(a_job(status=running()), done(0), done(1), done(2)).status
+    soon = ask(a_job(status=over), done(0), at_work(1), now=later(1))
+    assert [a.assignment.stop for a in soon.actions] == ["the job has finished"]
+    late = ask(a_job(status=over), done(0), at_work(1), now=later(60))
+    assert late.actions == (DeletePod("mnist-1", "uid-1"),)
+
+
+@pytest.mark.parametrize(("policy", "deleted"), [(CleanPodPolicy.ALL, 2), (CleanPodPolicy.NONE, 0)])
+def test_pods_of_a_finished_job_go_by_policy(policy, deleted):
+    over = ask(a_job(status=running()), done(0), done(1), done(2)).status
+    answer = ask(a_job(status=over, clean_pod_policy=policy), done(0), done(1), now=later(60))
+    assert len(answer.actions) == deleted
+
+
+def test_time_to_live():
+    over = ask(a_job(status=running()), done(0), done(1), done(2)).status
+    job = a_job(status=over, ttl=timedelta(seconds=100))
+    assert ask(job, done(0), now=later(50)).wake_at == later(100)
+    assert ask(job, done(0), now=later(100)).actions == (DeleteJob(),)
+
+
+def test_suspend_deletes_the_pods_and_resume_starts_a_new_incarnation_without_a_charge():
+    job = a_job(status=running(), suspend=True)
+    first = ask(job, at_work(0), at_work(1, deleting=True))
+    assert first.actions == (DeletePod("mnist-0", "uid-0"),) and first.status.state == "Suspending"
+    second = ask(replace(job, status=first.status))
+    assert second.status.state == "Suspended" and second.status.start_time is None
+    third = ask(a_job(status=second.status))
+    assert (third.status.incarnation, third.status.attempts, third.status.recoveries) == (2, 0, 0)
+    assert third.status.start_time == NOW and third.actions == ()
+
+
+def test_a_job_that_is_born_suspended_makes_nothing_until_it_is_resumed():
+    born = ask(a_job(suspend=True))
+    assert born.status.state == "Suspended" and born.status.incarnation == 0 and born.actions == ()
+    assert ask(a_job(status=born.status)).status.incarnation == 1
+
+
+def test_active_deadline_fails_the_job_and_names_the_field():
+    job = a_job(status=running(), active_deadline=timedelta(seconds=10))
+    assert ask(job, at_work(0), at_work(1), at_work(2)).wake_at == later(10)
+    over = condition(ask(job, at_work(0), at_work(1), at_work(2), now=later(10)), Type.FAILED)
+    assert over.reason == "DeadlineExceeded" and "spec.activeDeadlineSeconds" in over.message
+
+
+def test_startup_deadline_says_what_it_waited_for():
+    job = a_job(workers=1, status=starting(), startup_deadline=timedelta(seconds=10))
+    waiting = a_pod(0, waiting=("ImagePullBackOff", "no such image"))
+    assert ask(job, waiting).status.state == "ImagePullBackOff"
+    over = condition(ask(job, waiting, now=later(10)), Type.FAILED)
+    assert over.reason == "StartupDeadlineExceeded" and "no such image" in over.message
+
+
+CLAIMS = {
+    "ClaimNotFound": None,
+    "ClaimReadOnly": Claim(name="data", access_modes=("ReadOnlyMany",)),
+    "ClaimTerminating": Claim(name="data", deleting=True),
+}
+
+
+@pytest.mark.parametrize(("reason", "claim"), CLAIMS.items(), ids=CLAIMS.keys())
+def test_a_claim_that_cannot_be_used_is_said_before_a_pod_is_made(reason, claim):
+    answer = ask(a_job(claim=ClaimSpec(name="data")), claim=claim)
+    assert condition(answer, Type.ADMITTED).reason == reason and answer.status.state == reason
+    assert answer.actions == () and answer.status.incarnation == 0 and answer.wake_at == later(10)
+
+
+def test_the_job_starts_by_itself_when_the_claim_appears():
+    waiting = ask(a_job(claim=ClaimSpec(name="data")), claim=None).status
+    answer = ask(
+        a_job(claim=ClaimSpec(name="data"), status=waiting), claim=Claim(name="data", access_modes=("ReadWriteMany",))
+    )
+    assert answer.status.incarnation == 1
+
+
+def test_a_full_disk_is_a_condition_and_training_goes_on():
+    full = CheckpointProblem(step=9, reason="DiskFull", message="No space left on device")
+    claim = ClaimSpec(name="data")
+    pods = [a_pod(0, a_report(step=9, checkpoint_problem=full)), at_work(1), at_work(2)]
+    answer = ask(a_job(status=running(), claim=claim), *pods, claim=Claim(name="data"))
+    seen = condition(answer, Type.CHECKPOINTED)
+    assert (seen.status, seen.reason) == ("False", "DiskFull") and answer.status.state == "Running"
+
+
+def test_a_claim_too_small_is_said_once_a_checkpoint_shows_its_size():
+    pods = [a_pod(0, a_report(step=9, checkpoint=a_checkpoint(5, size=400 << 20))), at_work(1), at_work(2)]
+    claim = Claim(name="data", capacity_bytes=1 << 30)
+    answer = ask(a_job(status=running(), claim=ClaimSpec(name="data")), *pods, claim=claim)
+    seen = condition(answer, Type.CHECKPOINTED)
+    assert seen.reason == "ClaimTooSmall" and "spec.checkpoint.keep" in seen.message
+    assert answer.status.checkpoint.step == 5
+
+
+def test_a_recovery_is_measured_from_the_failure_to_the_first_new_step():
+    last = Recovery(incarnation=1, cause="x", failure_class=FailureClass.CODE, failed_at=NOW, step=20)
+    status = running(2, last_recovery=last, recoveries=1)
+    back = Restore(step=15, source="volume", digest="sha256:abcdef", skipped=("step 18: torn",))
+    first = ask(
+        a_job(status=status), a_pod(0, a_report(2, step=17, restore=back)), at_work(1, 2), at_work(2, 2), now=later(2)
+    )
+    assert (first.status.last_recovery.restored_step, first.status.last_recovery.lost_steps) == (15, 5)
+    assert first.status.last_recovery.recover_seconds is None
+    assert (
+        condition(first, Type.RESTORE_VERIFIED).reason == "SkippedCorrupt"
+        and "torn" in condition(first, Type.RESTORE_VERIFIED).message
+    )
+    then = ask(a_job(status=first.status), a_pod(0, a_report(2, step=21)), at_work(1, 2), at_work(2, 2), now=later(3))
+    assert then.status.last_recovery.recover_seconds == 3.0
+
+
+def test_words_of_an_older_incarnation_do_not_move_the_progress():
+    answer = ask(a_job(status=running(2)), at_work(0, 1, step=99), at_work(1, 2), at_work(2, 2))
+    assert answer.status.progress is None
+
+
+def test_a_foreign_pod_of_our_name_is_left_alone_and_named():
+    answer = ask(a_job(status=starting()), replace(a_pod(1), foreign=True))
+    assert {a for a in answer.actions if isinstance(a, DeletePod)} == set() and CreatePod(1, 1) not in answer.actions
+    assert condition(answer, Type.WORKERS_READY).reason == "NameConflict"
+
+
+def test_unequal_workers_do_not_form_a_group():
+    one = a_pod(0, a_report(0, AgentState.IDLE, processes=4))
+    answer = ask(a_job(workers=2, status=starting()), one, idle(1))
+    assert all(a.assignment.membership is None for a in answer.actions)
+    assert condition(answer, Type.WORKERS_READY).reason == "UnequalWorkers"
+
+
+@pytest.mark.parametrize(
+    "job", [a_job(deleting=True), a_job(managed_by="kueue.x-k8s.io/multikueue")], ids=["deleting", "managed elsewhere"]
+)
+def test_what_is_not_ours_is_not_touched(job):
+    answer = ask(job, crashed(0))
+    assert (answer.status.incarnation, answer.actions, answer.events) == (0, (), ())
+
+
+def test_a_spec_that_cannot_be_read_is_refused_with_its_sentence():
+    answer = ask(a_job(invalid="spec.workers: 'many' is not a number"))
+    assert condition(answer, Type.ADMITTED).message == "spec.workers: 'many' is not a number" and answer.actions == ()
+
+
+def test_a_failure_is_one_event():
+    answer = ask(a_job(status=running()), at_work(0), crashed(1), at_work(2))
+    assert [(e.reason, e.warning) for e in answer.events if e.warning] == [("CodeError", True)]
+    assert Status().conditions == ()

@@ -1,0 +1,268 @@
+"""A world of kubelets, agents and ranks that obeys the plan badly: calls are lost, watches lag, the operator dies.
+
+Whatever happens, the job ends; incarnations never go back; a failure is charged at most once; ranks of two incarnations
+never train together; and a plan for a world at rest changes nothing.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import pytest
+
+from disttrain_contract.failures import FailureClass
+from disttrain_contract.messages import AgentState, Checkpoint, Failure, Progress, Report, Restore
+from disttrain_operator.core import finish
+from disttrain_operator.core.actions import Assign, CreateClaim, CreatePod, CreateService, DeleteJob, DeletePod
+from disttrain_operator.core.conditions import Type, is_true
+from disttrain_operator.core.model import AgentView, Exit, Job, Pod, World
+from disttrain_operator.core.plan import plan
+from support.worlds import NOW, a_job
+
+STEPS = 30
+SAVE_EVERY = 5
+
+
+@dataclass
+class SimPod:
+    """A pod with a real life of its own: the operator sees it only through `seen()`."""
+
+    name: str
+    uid: str
+    index: int
+    incarnation: int
+    ip: str | None = None
+    connected: bool = False
+    silent: float = 0.0
+    deleting: bool = False
+    exit: Exit | None = None
+    joined: int = 0
+    state: AgentState = AgentState.IDLE
+    failure: Failure | None = None
+    restore: Restore | None = None
+
+    def report(self, sim: Sim) -> Report:
+        step = Progress(step=sim.step) if self.index == 0 and self.joined and self.joined == sim.trained_by else None
+        save = sim.saved if self.index == 0 else None
+        return Report(
+            incarnation=self.joined,
+            state=self.state,
+            failure=self.failure,
+            progress=step,
+            checkpoint=save,
+            restore=self.restore,
+        )
+
+    def seen(self, sim: Sim) -> Pod:
+        agent = (
+            AgentView(report=self.report(sim), connected=self.connected, silent_seconds=self.silent)
+            if self.ip
+            else None
+        )
+        return Pod(
+            name=self.name, uid=self.uid, index=self.index, incarnation=self.incarnation, ip=self.ip, node="node-1",
+            deleting=self.deleting, exit=self.exit, agent=agent if self.exit is None else None,
+        )  # fmt: skip
+
+
+class Sim:
+    def __init__(self, seed: int, trouble: float, workers: int) -> None:
+        self.random, self.trouble, self.workers = random.Random(seed), trouble, workers
+        self.pods: dict[str, SimPod] = {}
+        self.now, self.serial, self.service = NOW, 0, False
+        self.step, self.trained_by, self.saved, self.fence = 0, 0, None, 0
+        self.faults = 0
+
+    # -- what the operator does to the world ---------------------------------------------------------------------
+    def obey(self, actions: tuple[object, ...]) -> None:
+        for action in actions:
+            if self.random.random() < self.trouble:  # the call is lost, or its reply is
+                continue
+            match action:
+                case CreateService():
+                    self.service = True
+                case CreatePod(index, incarnation):
+                    name = f"mnist-{index}"
+                    if name not in self.pods:  # AlreadyExists
+                        self.serial += 1
+                        self.pods[name] = SimPod(name, f"uid-{self.serial}", index, incarnation)
+                case DeletePod(name, uid, force):
+                    self._delete(name, uid, force)
+                case Assign(uid, assignment):
+                    self._assign(uid, assignment)
+                case CreateClaim() | DeleteJob():
+                    pass
+
+    def _delete(self, name: str, uid: str, force: bool) -> None:
+        pod = self.pods.get(name)
+        if pod is None or pod.uid != uid:
+            return
+        pod.deleting = True
+        if force:
+            del self.pods[name]
+
+    def _assign(self, uid: str, assignment) -> None:
+        pod = next((p for p in self.pods.values() if p.uid == uid), None)
+        if pod is None or not pod.connected or pod.exit is not None or assignment.incarnation < pod.joined:
+            return
+        if assignment.stop:
+            pod.state = AgentState.STOPPED
+            pod.exit = Exit(exit_code=143, reason="Error", report=pod.report(self))
+            return
+        if assignment.incarnation > pod.joined:
+            pod.state, pod.failure = AgentState.IDLE, None
+        if assignment.membership is not None and assignment.incarnation > pod.joined:
+            pod.joined, pod.state = assignment.incarnation, AgentState.RUNNING
+
+    # -- what the world does by itself ----------------------------------------------------------------------------
+    def live(self) -> None:
+        passed = self.random.choice([0.1, 0.5, 1.0, 3.0])
+        self.now += timedelta(seconds=passed)
+        for pod in list(self.pods.values()):
+            self._pod(pod, passed)
+        self._train()
+
+    def _pod(self, pod: SimPod, passed: float) -> None:
+        if pod.deleting:
+            if self.random.random() < 0.6:
+                del self.pods[pod.name]
+            return
+        if pod.exit is not None:
+            return
+        if pod.ip is None:
+            pod.ip = f"198.18.0.{pod.index + 1}" if self.random.random() < 0.7 else None
+            return
+        pod.silent = 0.0 if pod.connected else pod.silent + passed
+        if self.random.random() < (0.7 if not pod.connected else self.trouble):
+            pod.connected = not pod.connected
+        if self.faults < 40 and self.random.random() < self.trouble / 4:
+            self._fault(pod)
+
+    def _fault(self, pod: SimPod) -> None:
+        self.faults += 1
+        match self.random.choice(["process", "container", "oom", "vanish", "deleted"]):
+            case "process" if pod.state is AgentState.RUNNING:
+                pod.state = AgentState.FAILED
+                pod.failure = Failure(
+                    rank=pod.index, local_rank=0, exit_code=1, failure_class=FailureClass.CODE, message="ValueError: x"
+                )
+            case "container":
+                words = pod.report(self) if self.random.random() < 0.5 else None
+                pod.exit, pod.connected = Exit(exit_code=137, reason="Error", report=words), False
+            case "oom":
+                pod.exit, pod.connected = Exit(exit_code=137, reason="OOMKilled"), False
+            case "vanish":
+                del self.pods[pod.name]
+            case "deleted":
+                pod.deleting = True
+
+    def _train(self) -> None:
+        """A step needs every rank of one incarnation; ranks whose peer is gone fail as victims sooner or later."""
+        for n in {p.joined for p in self.pods.values() if p.state is AgentState.RUNNING}:
+            ranks = [
+                p for p in self.pods.values() if p.joined == n and p.state is AgentState.RUNNING and p.exit is None
+            ]
+            if len({p.index for p in ranks}) == self.workers:
+                self._step(n, ranks)
+            elif n == self.trained_by:
+                for victim in ranks:
+                    if self.random.random() < 0.5:
+                        victim.state = AgentState.FAILED
+                        victim.failure = Failure(
+                            rank=victim.index, local_rank=0, exit_code=1, failure_class=FailureClass.NETWORK, message="Connection closed by peer"
+                        )  # fmt: skip
+
+    def _step(self, n: int, ranks: list[SimPod]) -> None:
+        assert n >= self.trained_by, "an old incarnation trained after a newer one"
+        if n > self.trained_by:
+            self.trained_by, self.fence = n, n
+            self.step = self.saved.step if self.saved else 0
+            for rank in ranks:
+                rank.restore = Restore(step=self.step, source="volume" if self.saved else "none", digest="d")
+        self.step += 1
+        if self.step % SAVE_EVERY == 0 and n >= self.fence:
+            self.saved = Checkpoint(step=self.step, digest="d", path="p", incarnation=n, time="")
+        if self.step >= STEPS:
+            for rank in ranks:
+                rank.state = AgentState.FINISHED
+                rank.exit, rank.connected = Exit(exit_code=0, reason="Completed", report=rank.report(self)), False
+
+
+def observe(sim: Sim, job: Job, lag: dict[str, Pod]) -> World:
+    """With a lagging watch: sometimes the operator sees the pods of a while ago."""
+    fresh = {p.name: p.seen(sim) for p in sim.pods.values()}
+    if sim.random.random() < sim.trouble and lag:
+        fresh = dict(lag)
+    lag.clear()
+    lag.update(fresh)
+    return World(job=job, pods=tuple(fresh.values()), service_exists=sim.service)
+
+
+@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("trouble", [0.0, 0.05, 0.2])
+def test_every_world_ends(seed: int, trouble: float) -> None:
+    sim, lag = Sim(seed, trouble, workers=3), {}
+    job = a_job(max_failures=1000)
+    for _ in range(4000):
+        answer = plan(observe(sim, job, lag), sim.now)
+        check(job, answer)
+        if sim.random.random() < trouble:  # the operator dies, or loses a conflict, before its status write
+            sim.live()
+            continue
+        job = replace(job, status=answer.status)
+        if sim.random.random() >= trouble:  # … or after it, before its actions
+            sim.obey(answer.actions)
+        if finish.is_finished(job.status):
+            assert is_true(job.status.conditions, Type.SUCCEEDED)
+            assert sim.step == STEPS
+            return
+        sim.live()
+    pytest.fail(f"seed {seed}: still {job.status.state} in incarnation {job.status.incarnation}; pods {sim.pods}")
+
+
+def check(job: Job, answer) -> None:
+    old, new = job.status, answer.status
+    assert new.incarnation in (old.incarnation, old.incarnation + 1)
+    assert new.attempts in (old.attempts, old.attempts + 1)
+    if new.incarnation != old.incarnation:
+        assert answer.actions == (), "intent first: the numbers or the pods, never both"
+    for action in answer.actions:
+        if isinstance(action, CreatePod):
+            assert action.incarnation == new.incarnation
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_same_world_planned_twice_gives_the_same_answer_and_then_rest(seed: int) -> None:
+    sim, job, lag = Sim(seed, 0.1, workers=3), a_job(max_failures=1000), {}
+    for _ in range(seed * 2):
+        answer = plan(observe(sim, job, lag), sim.now)
+        job = replace(job, status=answer.status)
+        sim.obey(answer.actions)
+        sim.live()
+    world = World(job=job, pods=tuple(p.seen(sim) for p in sim.pods.values()), service_exists=sim.service)
+    assert plan(world, sim.now) == plan(world, sim.now)
+    for _ in range(5):  # with the pods standing still, a few passes bring the status to rest
+        answer = plan(world, sim.now)
+        world = replace(world, job=replace(world.job, status=answer.status))
+    assert plan(world, sim.now).status == world.job.status
+
+
+def test_a_job_that_always_fails_stops_at_its_budget() -> None:
+    sim, job, lag = Sim(1, 0.0, workers=2), a_job(workers=2, max_failures=3), {}
+    for _ in range(400):
+        answer = plan(observe(sim, job, lag), sim.now)
+        job = replace(job, status=answer.status)
+        sim.obey(answer.actions)
+        if finish.is_finished(job.status):
+            break
+        sim.live()
+        for pod in sim.pods.values():
+            if pod.state is AgentState.RUNNING and pod.index == 1:
+                pod.state = AgentState.FAILED
+                pod.failure = Failure(
+                    rank=1, local_rank=0, exit_code=1, failure_class=FailureClass.CODE, message="boom"
+                )
+    assert is_true(job.status.conditions, Type.FAILED)
+    assert job.status.attempts == 4 and job.status.incarnation == 4
