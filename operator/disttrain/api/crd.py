@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import yaml
-from disttrain_contract import labels
 from pydantic import BaseModel
 
 from disttrain.api import job, schema
 from disttrain.api.spec import DistTrainJobSpec
 from disttrain.api.status import DistTrainJobStatus
+from disttrain_contract import labels
 
 Schema = dict[str, Any]
 
@@ -48,7 +48,11 @@ def _node(raw: Schema, defs: Schema, path: str) -> Schema:
         # A quantity: the API server accepts 2 and "2"; anyOf is how kube writes that.
         kept = {k: raw[k] for k in ("description", "pattern", "maxLength") if k in raw}
         return kept | {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]}
-    node = {k: v for k, v in raw.items() if k not in DROPPED and not k.startswith("x-disttrain-") and k not in ("anyOf", "properties", "items")}
+    node = {
+        k: v
+        for k, v in raw.items()
+        if k not in DROPPED and not k.startswith("x-disttrain-") and k not in ("anyOf", "properties", "items")
+    }
     if "const" in raw:
         node["enum"] = [raw["const"]]
     for bound in ("Minimum", "Maximum"):  # draft 2020 numbers → OpenAPI 3.0 booleans
@@ -98,7 +102,11 @@ def _field_rules(raw: Schema, defs: Schema, path: str) -> Iterator[Schema]:
         if allowed := child.get(schema.IMPLEMENTED):
             words = ", ".join(str(a) for a in allowed)
             test = " || ".join(f"self.{name} == {_literal(a)}" for a in allowed)
-            yield {"rule": f"!has(self.{name}) || {test}", "message": f"not implemented yet: {full} other than {words}", "fieldPath": f".{name}"}
+            yield {
+                "rule": f"!has(self.{name}) || {test}",
+                "message": f"not implemented yet: {full} other than {words}",
+                "fieldPath": f".{name}",
+            }
         if child.get(schema.IMMUTABLE):
             same = f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})"
             yield {"rule": same, "message": f"{full} cannot be changed after creation: delete the job and apply it again, it goes on from its checkpoint", "fieldPath": f".{name}"}  # fmt: skip

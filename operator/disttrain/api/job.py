@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from disttrain_contract import labels, names
 from pydantic import BaseModel, ConfigDict, Field
 
 from disttrain.api.schema import Rule
 from disttrain.api.spec import DistTrainJobSpec
 from disttrain.api.status import DistTrainJobStatus
+from disttrain_contract import labels, names
 
 NAME_RULES = (
     Rule(f"size(self.metadata.name) <= {names.MAX_JOB_NAME}", f"metadata.name must have at most {names.MAX_JOB_NAME} characters: pods are named NAME-INDEX and their host names have at most 63"),
@@ -36,7 +36,7 @@ class DistTrainJob(BaseModel):
     status: DistTrainJobStatus | None = None
 
 
-assert labels.API_VERSION == "disttrain.dev/v1alpha1" and labels.KIND == "DistTrainJob"  # noqa: S101 - said twice for the type checker
+assert labels.API_VERSION == "disttrain.dev/v1alpha1" and labels.KIND == "DistTrainJob"
 
 
 def to_wire(model: BaseModel) -> dict[str, Any]:

@@ -16,7 +16,9 @@ class Resources(ApiModel):
     """Compute of one worker, as in a container: `limits: {cpu: 4, memory: 16Gi, nvidia.com/gpu: 1}`."""
 
     requests: dict[str, Quantity] | None = Field(None, max_length=16, description="What is reserved on the node.")
-    limits: dict[str, Quantity] | None = Field(None, max_length=16, description="What may not be exceeded; GPUs are asked for here.")
+    limits: dict[str, Quantity] | None = Field(
+        None, max_length=16, description="What may not be exceeded; GPUs are asked for here."
+    )
 
 
 class KeyRef(ApiModel):
@@ -38,7 +40,10 @@ class EnvSource(ApiModel):
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            Rule("[has(self.configMapKeyRef), has(self.secretKeyRef), has(self.fieldRef)].filter(x, x).size() == 1", "set exactly one source")
+            Rule(
+                "[has(self.configMapKeyRef), has(self.secretKeyRef), has(self.fieldRef)].filter(x, x).size() == 1",
+                "set exactly one source",
+            )
         )
     )
     config_map_key_ref: KeyRef | None = Field(None, description="A key of a ConfigMap.")
@@ -49,7 +54,9 @@ class EnvSource(ApiModel):
 class EnvVar(ApiModel):
     """One environment variable."""
 
-    model_config = ConfigDict(json_schema_extra=rules(Rule("!(has(self.value) && has(self.valueFrom))", "set value or valueFrom, not both")))
+    model_config = ConfigDict(
+        json_schema_extra=rules(Rule("!(has(self.value) && has(self.valueFrom))", "set value or valueFrom, not both"))
+    )
     name: EnvName = Field(description="Its name.")
     value: Annotated[str, Field(max_length=32768)] | None = Field(None, description="Its value.")
     value_from: EnvSource | None = Field(None, description="Where its value comes from.")
@@ -102,10 +109,14 @@ class Volume(ApiModel):
 class Toleration(ApiModel):
     """As in a pod."""
 
-    key: Annotated[str, Field(max_length=316)] | None = Field(None, description="The taint's key; unset with Exists: all.")
+    key: Annotated[str, Field(max_length=316)] | None = Field(
+        None, description="The taint's key; unset with Exists: all."
+    )
     operator: Literal["Exists", "Equal"] | None = Field(None, description="Equal if unset.")
     value: LabelValue | None = Field(None, description="The taint's value.")
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(None, description="The taint's effect; unset: all.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        None, description="The taint's effect; unset: all."
+    )
     toleration_seconds: int | None = Field(None, description="How long a NoExecute taint is tolerated.")
 
 
@@ -124,9 +135,12 @@ class PodTemplate(ApiModel):
     labels: dict[str, LabelValue] | None = Field(None, max_length=32, description="More labels.")
     annotations: dict[str, AnnotationValue] | None = Field(None, max_length=32, description="More annotations.")
     image_pull_secrets: list[DnsName] | None = Field(None, max_length=8, description="Names of pull secrets.")
-    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(None, description="Kubernetes' own default if unset.")
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
+        None, description="Kubernetes' own default if unset."
+    )
     service_account_name: DnsName | None = Field(
-        None, description="Service account of the workers. Its Kubernetes token is not mounted; only one for the operator's stream is."
+        None,
+        description="Service account of the workers. Its Kubernetes token is not mounted; only one for the operator's stream is.",
     )
     affinity: dict[str, Any] | None = Field(
         None, description="As in a pod.", json_schema_extra={"x-kubernetes-preserve-unknown-fields": True}

@@ -8,7 +8,9 @@ from pydantic import ConfigDict, Field
 
 from disttrain.api.schema import ApiModel, Rule, not_implemented, only, rules
 
-FailureReason = Literal["CodeError", "EntrypointError", "OutOfMemory", "Signal", "Storage", "Hang", "Network", "Node", "PodLost", "Image"]
+FailureReason = Literal[
+    "CodeError", "EntrypointError", "OutOfMemory", "Signal", "Storage", "Hang", "Network", "Node", "PodLost", "Image"
+]
 
 
 class RecoveryRule(ApiModel):
@@ -16,12 +18,19 @@ class RecoveryRule(ApiModel):
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            Rule("[has(self.onExitCodes), has(self.onReason), has(self.onLog)].filter(x, x).size() == 1", "set exactly one of onExitCodes, onReason, onLog")
+            Rule(
+                "[has(self.onExitCodes), has(self.onReason), has(self.onLog)].filter(x, x).size() == 1",
+                "set exactly one of onExitCodes, onReason, onLog",
+            )
         )
     )
-    on_exit_codes: list[Annotated[int, Field(ge=1, le=255)]] | None = Field(None, min_length=1, max_length=64, description="Exit codes of a rank.")
+    on_exit_codes: list[Annotated[int, Field(ge=1, le=255)]] | None = Field(
+        None, min_length=1, max_length=64, description="Exit codes of a rank."
+    )
     on_reason: FailureReason | None = Field(None, description="Class of the failure, as in status.recovery.last.class.")
-    on_log: str | None = Field(None, max_length=256, description="A pattern in the log.", json_schema_extra=not_implemented())
+    on_log: str | None = Field(
+        None, max_length=256, description="A pattern in the log.", json_schema_extra=not_implemented()
+    )
     action: Literal["Fail", "RestartWorker", "RestartGroup", "Ignore"] = Field(
         description="Fail: the job fails at once. RestartGroup: charge the budget and restart. Ignore: restart without charging the budget. "
         "RestartWorker: restart the failed worker alone.",
@@ -32,14 +41,29 @@ class RecoveryRule(ApiModel):
 class Budget(ApiModel):
     """How many failures a job may have."""
 
-    failures: int = Field(5, ge=0, le=1000, description="The job fails at the failure after this many. Node loss, preemption and deleted pods do not count.")
-    window_seconds: int | None = Field(None, ge=1, description="Only failures within this time count.", json_schema_extra=not_implemented())
-    refill_on_progress: bool | None = Field(None, description="A verified later step refills the budget.", json_schema_extra=not_implemented())
+    failures: int = Field(
+        5,
+        ge=0,
+        le=1000,
+        description="The job fails at the failure after this many. Node loss, preemption and deleted pods do not count.",
+    )
+    window_seconds: int | None = Field(
+        None, ge=1, description="Only failures within this time count.", json_schema_extra=not_implemented()
+    )
+    refill_on_progress: bool | None = Field(
+        None, description="A verified later step refills the budget.", json_schema_extra=not_implemented()
+    )
 
 
 class Recovery(ApiModel):
     """What to do when workers fail."""
 
-    rules: list[RecoveryRule] | None = Field(None, max_length=32, description="Tried in order; without a match: RestartGroup, and Fail for EntrypointError.")
-    budget: Budget = Field(default_factory=lambda: Budget.model_validate({}), description="How many failures a job may have.")
-    hang_timeout_seconds: int | None = Field(None, ge=1, description="A rank without a new step for this long has hung.", json_schema_extra=not_implemented())
+    rules: list[RecoveryRule] | None = Field(
+        None, max_length=32, description="Tried in order; without a match: RestartGroup, and Fail for EntrypointError."
+    )
+    budget: Budget = Field(
+        default_factory=lambda: Budget.model_validate({}), description="How many failures a job may have."
+    )
+    hang_timeout_seconds: int | None = Field(
+        None, ge=1, description="A rank without a new step for this long has hung.", json_schema_extra=not_implemented()
+    )

@@ -10,6 +10,7 @@ from disttrain.api.pod import EnvVar, PodTemplate, Resources, Toleration, Volume
 from disttrain.api.recovery import Recovery
 from disttrain.api.schema import ApiModel, DnsName, Quantity, Rule, immutable, not_implemented, rules
 from disttrain.api.strategy import Strategy
+from disttrain_contract import env
 
 MAX_WORKERS = 1024
 MAX_PROCESSES = 64
@@ -18,7 +19,9 @@ MAX_PROCESSES = 64
 class RuntimeRef(ApiModel):
     """A template made by an administrator."""
 
-    kind: Literal["TrainRuntime", "ClusterTrainRuntime"] = Field(description="TrainRuntime (of this namespace) or ClusterTrainRuntime.")
+    kind: Literal["TrainRuntime", "ClusterTrainRuntime"] = Field(
+        description="TrainRuntime (of this namespace) or ClusterTrainRuntime."
+    )
     name: DnsName = Field(description="Name of the template.")
 
 
@@ -44,9 +47,14 @@ class CheckpointVolume(ApiModel):
         description="Make a claim of this size, named JOB-checkpoints. It is kept when the job is deleted: remove it with "
         "`kubectl delete pvc`. A job of the same name goes on from what it holds.",
     )
-    storage_class_name: DnsName | None = Field(None, description="StorageClass of the claim that is made; the cluster's default if unset.")
+    storage_class_name: DnsName | None = Field(
+        None, description="StorageClass of the claim that is made; the cluster's default if unset."
+    )
     access_modes: list[Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"]] | None = Field(
-        None, min_length=1, max_length=3, description="Access modes of the claim that is made; [ReadWriteMany] if unset, so that workers may sit on any node."
+        None,
+        min_length=1,
+        max_length=3,
+        description="Access modes of the claim that is made; [ReadWriteMany] if unset, so that workers may sit on any node.",
     )
 
 
@@ -54,27 +62,49 @@ class CheckpointSpec(ApiModel):
     """When state is saved, and how much is kept."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(Rule("!(has(self.everySteps) && has(self.everySeconds))", "set one of everySteps and everySeconds, not both"))
+        json_schema_extra=rules(
+            Rule(
+                "!(has(self.everySteps) && has(self.everySeconds))", "set one of everySteps and everySeconds, not both"
+            )
+        )
     )
     volume: CheckpointVolume = Field(description="The volume that holds checkpoints and logs.")
-    every_steps: int | None = Field(None, ge=1, description="Save after this many steps. Default: every 60 seconds instead.")
-    every_seconds: int | None = Field(None, ge=1, description="Save when this many seconds have passed, at the next step boundary.")
-    keep: int = Field(3, ge=1, le=1000, description="How many committed checkpoints stay. The newest one that verifies is never deleted.")
-    asynchronous: bool = Field(True, alias="async", description="Training stalls for a memory copy only; files are written in the background.")
-    remote: str | None = Field(None, max_length=1024, description="A second tier, such as s3://bucket/prefix.", json_schema_extra=not_implemented())
+    every_steps: int | None = Field(
+        None, ge=1, description="Save after this many steps. Default: every 60 seconds instead."
+    )
+    every_seconds: int | None = Field(
+        None, ge=1, description="Save when this many seconds have passed, at the next step boundary."
+    )
+    keep: int = Field(
+        3,
+        ge=1,
+        le=1000,
+        description="How many committed checkpoints stay. The newest one that verifies is never deleted.",
+    )
+    asynchronous: bool = Field(
+        True, alias="async", description="Training stalls for a memory copy only; files are written in the background."
+    )
+    remote: str | None = Field(
+        None,
+        max_length=1024,
+        description="A second tier, such as s3://bucket/prefix.",
+        json_schema_extra=not_implemented(),
+    )
 
 
 class Evaluation(ApiModel):
     """When a task is evaluated while it trains (entrypoint jobs)."""
 
-    every_steps: int | None = Field(None, ge=1, description="Evaluate after this many steps. The end of training is always evaluated.")
+    every_steps: int | None = Field(
+        None, ge=1, description="Evaluate after this many steps. The end of training is always evaluated."
+    )
 
 
 SPEC_RULES = (
     Rule("has(self.entrypoint) != (has(self.command) && size(self.command) > 0)", "set exactly one of entrypoint (package.module:build) and command (a torchrun-style program)"),
     Rule("!has(self.evaluation) || has(self.entrypoint)", "spec.evaluation belongs to jobs with an entrypoint: a plain command evaluates by itself"),
     Rule("!has(self.processesPerWorker) || type(self.processesPerWorker) == string || (self.processesPerWorker >= 1 && self.processesPerWorker <= 64)", "spec.processesPerWorker must be auto or a number from 1 to 64"),
-    Rule("!has(self.env) || self.env.all(e, !e.name.startsWith('DISTTRAIN_') && !(e.name in ['RANK','WORLD_SIZE','LOCAL_RANK','LOCAL_WORLD_SIZE','GROUP_RANK','MASTER_ADDR','MASTER_PORT','PET_NNODES','PET_NPROC_PER_NODE','PET_NODE_RANK','PET_MASTER_ADDR','PET_MASTER_PORT']))", "spec.env sets a name that the runtime sets itself (RANK, WORLD_SIZE, MASTER_ADDR, PET_*, DISTTRAIN_*…): remove it"),
+    Rule(f"!has(self.env) || self.env.all(e, !e.name.startsWith('{env.PREFIX}') && !(e.name in {sorted(env.RESERVED)}))", "spec.env sets a name that the runtime sets itself (RANK, WORLD_SIZE, MASTER_ADDR, PET_*, DISTTRAIN_*…): remove it"),
 )  # fmt: skip
 
 
@@ -84,9 +114,12 @@ class DistTrainJobSpec(ApiModel):
     model_config = ConfigDict(json_schema_extra=rules(*SPEC_RULES))
 
     image: Annotated[str, Field(min_length=1, max_length=1024)] = Field(
-        description="Container image with PyTorch, your code and the disttrain worker runtime.", json_schema_extra=immutable()
+        description="Container image with PyTorch, your code and the disttrain worker runtime.",
+        json_schema_extra=immutable(),
     )
-    runtime_ref: RuntimeRef | None = Field(None, description="Take defaults from an administrator's template.", json_schema_extra=not_implemented())
+    runtime_ref: RuntimeRef | None = Field(
+        None, description="Take defaults from an administrator's template.", json_schema_extra=not_implemented()
+    )
     entrypoint: Annotated[str, Field(max_length=512, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = Field(
         None,
         description="package.module:build, a function that returns a disttrain Task; the runtime gives loop, sampler, checkpoints, evaluation.",
@@ -100,35 +133,66 @@ class DistTrainJobSpec(ApiModel):
     )
     workers: int = Field(1, ge=1, le=MAX_WORKERS, description="Number of worker pods.", json_schema_extra=immutable())
     processes_per_worker: int | Literal["auto"] = Field(
-        "auto", description="Ranks in each worker pod; auto: one per GPU, or one without GPU.", json_schema_extra=immutable()
+        "auto",
+        description="Ranks in each worker pod; auto: one per GPU, or one without GPU.",
+        json_schema_extra=immutable(),
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of sample order, initialisation and randomness (entrypoint jobs).", json_schema_extra=immutable())  # fmt: skip
-    elastic: Elastic | None = Field(None, description="Let the job shrink and grow.", json_schema_extra=not_implemented())
+    elastic: Elastic | None = Field(
+        None, description="Let the job shrink and grow.", json_schema_extra=not_implemented()
+    )
     standby: int | None = Field(None, ge=0, le=64, description="Warm spare pods.", json_schema_extra=not_implemented())
-    resources: Resources | None = Field(None, description="CPU, memory and GPUs of each worker, as in a container.", json_schema_extra=immutable())
+    resources: Resources | None = Field(
+        None, description="CPU, memory and GPUs of each worker, as in a container.", json_schema_extra=immutable()
+    )
     shared_memory: Quantity | None = Field(
         None, description="Size of /dev/shm; it counts as memory of the pod. Default: half the memory limit, or 1Gi without a limit.", json_schema_extra=immutable()
     )  # fmt: skip
     volumes: list[Volume] | None = Field(None, max_length=16, description="More volumes for the workers, with their mount paths.", json_schema_extra=immutable())  # fmt: skip
-    env: list[EnvVar] | None = Field(None, max_length=128, description="More environment variables.", json_schema_extra=immutable())
+    env: list[EnvVar] | None = Field(
+        None, max_length=128, description="More environment variables.", json_schema_extra=immutable()
+    )
     node_selector: dict[str, Annotated[str, Field(max_length=63)]] | None = Field(
         None, max_length=32, description="Labels that a worker's node must have.", json_schema_extra=immutable()
     )
-    tolerations: list[Toleration] | None = Field(None, max_length=32, description="Taints that workers tolerate.", json_schema_extra=immutable())
-    priority_class_name: DnsName | None = Field(None, description="PriorityClass of the workers.", json_schema_extra=immutable())
-    pod_template: PodTemplate | None = Field(None, description="The few other pod settings that a job may choose.", json_schema_extra=immutable())
-    strategy: Strategy | None = Field(None, description="How the model and the work are spread, and how replicas stay in step.", json_schema_extra=immutable())
-    checkpoint: CheckpointSpec | None = Field(
-        None, description="Save state to a volume. Without it a failure starts training again from step 0.", json_schema_extra=immutable()
+    tolerations: list[Toleration] | None = Field(
+        None, max_length=32, description="Taints that workers tolerate.", json_schema_extra=immutable()
     )
-    recovery: Recovery = Field(default_factory=lambda: Recovery.model_validate({}), description="What to do when workers fail.")
+    priority_class_name: DnsName | None = Field(
+        None, description="PriorityClass of the workers.", json_schema_extra=immutable()
+    )
+    pod_template: PodTemplate | None = Field(
+        None, description="The few other pod settings that a job may choose.", json_schema_extra=immutable()
+    )
+    strategy: Strategy | None = Field(
+        None,
+        description="How the model and the work are spread, and how replicas stay in step.",
+        json_schema_extra=immutable(),
+    )
+    checkpoint: CheckpointSpec | None = Field(
+        None,
+        description="Save state to a volume. Without it a failure starts training again from step 0.",
+        json_schema_extra=immutable(),
+    )
+    recovery: Recovery = Field(
+        default_factory=lambda: Recovery.model_validate({}), description="What to do when workers fail."
+    )
     evaluation: Evaluation | None = Field(None, description="Evaluate while training.", json_schema_extra=immutable())
-    suspend: bool = Field(False, description="true: workers save a checkpoint and their pods are removed; false: the job goes on from it.")
-    active_deadline_seconds: int | None = Field(None, ge=1, description="The job fails when it has been active (not suspended) for longer.")
-    startup_deadline_seconds: int | None = Field(None, ge=1, description="The job fails when it has never reached Running within this time.")
-    ttl_seconds_after_finished: int | None = Field(None, ge=0, description="Delete the job this long after it finished. The checkpoint claim stays.")
+    suspend: bool = Field(
+        False, description="true: workers save a checkpoint and their pods are removed; false: the job goes on from it."
+    )
+    active_deadline_seconds: int | None = Field(
+        None, ge=1, description="The job fails when it has been active (not suspended) for longer."
+    )
+    startup_deadline_seconds: int | None = Field(
+        None, ge=1, description="The job fails when it has never reached Running within this time."
+    )
+    ttl_seconds_after_finished: int | None = Field(
+        None, ge=0, description="Delete the job this long after it finished. The checkpoint claim stays."
+    )
     clean_pod_policy: Literal["Running", "All", "None"] = Field(
-        "Running", description="Which pods are removed when the job finishes: the running ones (finished ones keep their logs), All, or None."
+        "Running",
+        description="Which pods are removed when the job finishes: the running ones (finished ones keep their logs), All, or None.",
     )
     queue_name: DnsName | None = Field(None, description="Kueue queue.", json_schema_extra=not_implemented())
     managed_by: Annotated[str, Field(max_length=63)] | None = Field(

@@ -19,9 +19,13 @@ class Condition(ApiModel):
         description="Admitted, WorkersReady, Running, Restarting, Checkpointed, RestoreVerified, Suspended, Succeeded or Failed."
     )
     status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
-    observed_generation: int | None = Field(None, ge=0, description="The generation of the spec that this was seen for.")
+    observed_generation: int | None = Field(
+        None, ge=0, description="The generation of the spec that this was seen for."
+    )
     last_transition_time: Time = Field(description="When status last changed.")
-    reason: Annotated[str, Field(max_length=1024)] = Field(description="One CamelCase word; the event of the same moment carries it too.")
+    reason: Annotated[str, Field(max_length=1024)] = Field(
+        description="One CamelCase word; the event of the same moment carries it too."
+    )
     message: Text = Field(description="What happened, and what to do.")
 
 

@@ -13,17 +13,25 @@ class Pipeline(ApiModel):
     """Split the model's layers over ranks."""
 
     stages: int = Field(ge=1, le=1024, description="Number of stages.")
-    schedule: Literal["gpipe", "1f1b", "interleaved1f1b", "zeroBubble"] = Field("1f1b", description="Order of forward and backward passes.")
+    schedule: Literal["gpipe", "1f1b", "interleaved1f1b", "zeroBubble"] = Field(
+        "1f1b", description="Order of forward and backward passes."
+    )
     microbatches: int | None = Field(None, ge=1, description="Microbatches per step; four per stage if unset.")
 
 
 class Parallelism(ApiModel):
     """Degrees of the mesh. data × tensor × pipeline.stages = world size."""
 
-    data: int | Literal["auto"] = Field("auto", description="Number of replicas; auto: what the other axes leave.", json_schema_extra=only("auto"))
+    data: int | Literal["auto"] = Field(
+        "auto", description="Number of replicas; auto: what the other axes leave.", json_schema_extra=only("auto")
+    )
     tensor: int = Field(1, ge=1, le=1024, description="Ranks that share each layer.", json_schema_extra=only(1))
-    pipeline: Pipeline | None = Field(None, description="Split layers into stages.", json_schema_extra=not_implemented())
-    shard: Literal["none", "full", "hybrid"] = Field("none", description="Shard parameters over replicas (FSDP).", json_schema_extra=only("none"))
+    pipeline: Pipeline | None = Field(
+        None, description="Split layers into stages.", json_schema_extra=not_implemented()
+    )
+    shard: Literal["none", "full", "hybrid"] = Field(
+        "none", description="Shard parameters over replicas (FSDP).", json_schema_extra=only("none")
+    )
 
 
 class Synchronization(ApiModel):
@@ -32,15 +40,33 @@ class Synchronization(ApiModel):
     method: Literal["allReduce", "parameterServer", "modelAveraging", "asyncRing", "roundRobin", "gossip"] = Field(
         "allReduce", description="allReduce: average gradients at every step.", json_schema_extra=only("allReduce")
     )
-    servers: int | None = Field(None, ge=1, le=64, description="parameterServer: over how many servers the state is spread.", json_schema_extra=not_implemented())
-    every_steps: int | None = Field(None, ge=1, description="Averaging methods: synchronise after this many steps.", json_schema_extra=not_implemented())
-    max_staleness: int | None = Field(None, ge=0, description="Asynchronous methods: how many steps old an update may be.", json_schema_extra=not_implemented())
+    servers: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="parameterServer: over how many servers the state is spread.",
+        json_schema_extra=not_implemented(),
+    )
+    every_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Averaging methods: synchronise after this many steps.",
+        json_schema_extra=not_implemented(),
+    )
+    max_staleness: int | None = Field(
+        None,
+        ge=0,
+        description="Asynchronous methods: how many steps old an update may be.",
+        json_schema_extra=not_implemented(),
+    )
 
 
 class Compression(ApiModel):
     """Send fewer bytes."""
 
-    method: Literal["none", "fp16", "bf16", "powerSGD", "topK", "sign"] = Field("none", description="How gradients are compressed.")
+    method: Literal["none", "fp16", "bf16", "powerSGD", "topK", "sign"] = Field(
+        "none", description="How gradients are compressed."
+    )
     error_feedback: bool = Field(True, description="Add what was lost to the next step's gradient.")
     rank: int | None = Field(None, ge=1, description="powerSGD: rank of the approximation.")
     ratio: float | None = Field(None, gt=0, le=1, description="topK: share of values that is sent.")
@@ -61,4 +87,6 @@ class Strategy(ApiModel):
     parallelism: Parallelism | None = Field(None, description="Degrees of the mesh.")
     synchronization: Synchronization | None = Field(None, description="How replicas stay in step.")
     compression: Compression | None = Field(None, description="Send fewer bytes.", json_schema_extra=not_implemented())
-    privacy: Privacy | None = Field(None, description="Differentially private training.", json_schema_extra=not_implemented())
+    privacy: Privacy | None = Field(
+        None, description="Differentially private training.", json_schema_extra=not_implemented()
+    )

@@ -1,0 +1,97 @@
+"""The CRD is generated, and it says everything that the API server needs to refuse nonsense."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from disttrain.api import crd, schema
+from pydantic import Field
+
+CRDS = Path(__file__).parents[2] / "crds" / "disttrain.dev_disttrainjobs.yaml"
+
+
+def walk(node: dict, path: str = "") -> Iterator[tuple[str, dict]]:
+    yield path, node
+    for name, child in node.get("properties", {}).items():
+        yield from walk(child, f"{path}.{name}")
+    for key in ("items", "additionalProperties"):
+        if isinstance(node.get(key), dict):
+            yield from walk(node[key], f"{path}[]")
+
+
+def root() -> dict:
+    return crd.crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+
+
+def messages() -> str:
+    return "\n".join(rule["message"] for _, node in walk(root()) for rule in node.get(schema.RULES, []))
+
+
+def test_the_file_in_crds_is_what_the_models_say() -> None:
+    assert CRDS.read_text() == crd.crd_yaml(), "run `make crd` and commit the difference"
+
+
+def test_every_field_explains_itself() -> None:
+    silent = [p for p, n in walk(root()) if not n.get("description") and "[]" not in p.rsplit(".", 1)[-1]]
+    assert set(silent) <= {".apiVersion", ".kind", ".metadata"}
+
+
+def test_the_schema_is_structural_no_reference_no_union_of_objects_no_null() -> None:
+    for path, node in walk(root()):
+        assert not {"$ref", "$defs", "oneOf", "nullable", "title", "const"} & node.keys(), path
+        assert "anyOf" not in node or node.get("x-kubernetes-int-or-string"), path
+        assert not [k for k in node if k.startswith("x-disttrain")], path
+
+
+def test_lists_and_maps_that_users_write_are_bounded() -> None:
+    spec = root()["properties"]["spec"]
+    for path, node in walk(spec):
+        if node.get("type") == "array":
+            assert "maxItems" in node, path
+        if node.get("type") == "string" and "enum" not in node:
+            assert "maxLength" in node, path
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "spec.runtimeRef", "spec.elastic", "spec.standby", "spec.queueName", "spec.strategy.compression", "spec.strategy.privacy",
+        "spec.strategy.parallelism.pipeline", "spec.strategy.parallelism.tensor", "spec.strategy.parallelism.shard",
+        "spec.strategy.synchronization.method", "spec.checkpoint.remote", "spec.recovery.budget.windowSeconds",
+        "spec.recovery.hangTimeoutSeconds", "spec.recovery.rules[].onLog", "spec.recovery.rules[].action",
+    ],
+)  # fmt: skip
+def test_what_has_no_behaviour_yet_is_refused_by_name(field: str) -> None:
+    assert f"not implemented yet: {field}" in messages()
+
+
+def test_the_printer_columns() -> None:
+    columns = crd.crd()["spec"]["versions"][0]["additionalPrinterColumns"]
+    assert [c["name"] for c in columns if not c.get("priority")] == [
+        "State",
+        "Workers",
+        "Step",
+        "Loss",
+        "Recoveries",
+        "Age",
+    ]
+
+
+def test_conditions_are_a_map_by_type_so_that_writers_do_not_overwrite_each_other() -> None:
+    conditions = root()["properties"]["status"]["properties"]["conditions"]
+    assert (conditions["x-kubernetes-list-type"], conditions["x-kubernetes-list-map-keys"]) == ("map", ["type"])
+
+
+def test_a_model_that_a_structural_schema_cannot_say_is_an_error_for_us() -> None:
+    class Bad(schema.ApiModel):
+        either: list[str] | dict[str, str] = Field(description="no")
+
+    with pytest.raises(crd.SchemaError, match="cannot say"):
+        crd.structural(Bad)
+
+
+def test_it_is_one_valid_yaml_document() -> None:
+    assert yaml.safe_load(CRDS.read_text())["metadata"]["name"] == "disttrainjobs.disttrain.dev"
