@@ -1,0 +1,224 @@
+"""Status ↔ its JSON. `from_wire(to_wire(s))` writes the same JSON again; what cannot be read is left out, never an error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from disttrain_contract.failures import FailureClass
+from disttrain_contract.messages import MAX_METRICS, Checkpoint, Progress
+from disttrain_operator.core.conditions import Condition, Type
+from disttrain_operator.core.model import Recovery, Status, WorkerCounts
+from disttrain_operator.manifests import raw
+from disttrain_operator.manifests.meta import parse_time, rfc3339
+
+Wire = dict[str, Any]
+
+MAX_TEXT = 32768
+"""As in the CRD."""
+MAX_WHOLE = 2**53
+"""Beyond this JSON readers disagree about integers; an agent that reports more is mistaken."""
+DIGITS = 6
+"""Significant digits of measured numbers: `kubectl get` prints what is stored."""
+
+
+def to_wire(status: Status, *, eta_seconds: int | None = None) -> Wire:
+    """Nothing that is None, no number that JSON cannot say."""
+    return _present(
+        observedGeneration=status.observed_generation,
+        state=status.state,
+        conditions=[_condition(c) for c in status.conditions],
+        incarnation=status.incarnation,
+        attempts=status.attempts,
+        startTime=rfc3339(status.start_time, fraction=True) if status.start_time else None,
+        completionTime=rfc3339(status.completion_time, fraction=True) if status.completion_time else None,
+        restartAfter=rfc3339(status.restart_after, fraction=True) if status.restart_after else None,
+        replacing=list(status.replacing) or None,
+        workers=_workers(status.workers),
+        progress=_progress(status.progress, eta_seconds) if status.progress else None,
+        checkpoint={"lastCommitted": _checkpoint(status.checkpoint)} if status.checkpoint else None,
+        recovery=_present(count=status.recoveries, last=_recovery(status.last_recovery)),
+    )
+
+
+def from_wire(wire: object) -> Status:
+    """Fields of a newer or older operator are passed over."""
+    found = wire if isinstance(wire, Mapping) else {}
+    recovery = raw.obj(found, "recovery")
+    return Status(
+        conditions=tuple(sorted(_conditions(found), key=lambda c: list(Type).index(c.type))),
+        state=raw.text(found, "state"),
+        observed_generation=raw.integer(found, "observedGeneration"),
+        incarnation=raw.integer(found, "incarnation") or 0,
+        attempts=raw.integer(found, "attempts") or 0,
+        start_time=parse_time(found.get("startTime")),
+        completion_time=parse_time(found.get("completionTime")),
+        restart_after=parse_time(found.get("restartAfter")),
+        replacing=tuple(u for u in raw.items(found, "replacing") if isinstance(u, str)),
+        workers=_read_workers(raw.obj(found, "workers")),
+        progress=_read_progress(raw.obj(found, "progress")),
+        checkpoint=_read_checkpoint(raw.obj(raw.obj(found, "checkpoint"), "lastCommitted")),
+        recoveries=raw.integer(recovery, "count") or 0,
+        last_recovery=_read_recovery(raw.obj(recovery, "last")),
+    )
+
+
+def _present(**fields: Any) -> Wire:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def measured(value: object) -> float | None:
+    """A finite number, rounded; None for what JSON or people cannot read (a loss of NaN is not a loss)."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return None
+    return float(f"{value:.{DIGITS}g}")
+
+
+def _whole(value: object) -> int | None:
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < MAX_WHOLE
+    return value if whole else None  # type: ignore[return-value]
+
+
+def _condition(condition: Condition) -> Wire:
+    return _present(
+        type=str(condition.type),
+        status=condition.status,
+        observedGeneration=condition.observed_generation,
+        lastTransitionTime=rfc3339(condition.since),
+        reason=condition.reason,
+        message=condition.message[:MAX_TEXT],
+    )
+
+
+def _conditions(wire: Mapping[str, Any]) -> Iterator[Condition]:
+    seen: set[Type] = set()
+    for found in raw.objects(wire, "conditions"):
+        since = parse_time(found.get("lastTransitionTime"))
+        if found.get("type") not in set(Type) or found.get("status") not in ("True", "False", "Unknown") or not since:
+            continue
+        if (kind := Type(found["type"])) not in seen:
+            seen.add(kind)
+            yield Condition(
+                type=kind,
+                status=found["status"],
+                reason=raw.text(found, "reason") or "Unknown",
+                message=raw.text(found, "message") or "",
+                since=since,
+                observed_generation=raw.integer(found, "observedGeneration") or 0,
+            )
+
+
+def _workers(counts: WorkerCounts) -> Wire:
+    return {
+        "desired": counts.desired,
+        "ready": counts.ready,
+        "active": counts.active,
+        "succeeded": counts.succeeded,
+        "failed": counts.failed,
+        "summary": f"{counts.ready + counts.succeeded}/{counts.desired}",
+    }
+
+
+def _read_workers(wire: Mapping[str, Any]) -> WorkerCounts:
+    names = ("desired", "ready", "active", "succeeded", "failed")
+    return WorkerCounts(**{n: raw.integer(wire, n) or 0 for n in names})
+
+
+def _progress(progress: Progress, eta_seconds: int | None) -> Wire:
+    metrics = {str(k): m for k, v in progress.metrics.items() if (m := measured(v)) is not None}
+    return _present(
+        step=_whole(progress.step) or 0,
+        totalSteps=_whole(progress.total_steps),
+        epoch=_whole(progress.epoch),
+        loss=measured(progress.loss),
+        samplesPerSecond=measured(progress.samples_per_second),
+        etaSeconds=eta_seconds,
+        metrics=dict(sorted(metrics.items())[:MAX_METRICS]) or None,
+    )
+
+
+def _read_progress(wire: Mapping[str, Any]) -> Progress | None:
+    step = raw.integer(wire, "step")
+    if step is None:
+        return None
+    metrics = raw.obj(wire, "metrics")
+    return Progress(
+        step=step,
+        total_steps=raw.integer(wire, "totalSteps"),
+        epoch=raw.integer(wire, "epoch"),
+        loss=raw.number(wire, "loss"),
+        samples_per_second=raw.number(wire, "samplesPerSecond"),
+        metrics={k: v for k in metrics if (v := raw.number(metrics, k)) is not None},
+    )
+
+
+def _checkpoint(checkpoint: Checkpoint) -> Wire:
+    return _present(
+        step=_whole(checkpoint.step) or 0,
+        digest=str(checkpoint.digest)[:MAX_TEXT],
+        time=str(checkpoint.time)[:64],
+        path=str(checkpoint.path)[:MAX_TEXT],
+        incarnation=_whole(checkpoint.incarnation),
+        bytes=_whole(checkpoint.bytes),
+        seconds=measured(checkpoint.seconds),
+    )
+
+
+def _read_checkpoint(wire: Mapping[str, Any]) -> Checkpoint | None:
+    step, digest = raw.integer(wire, "step"), raw.text(wire, "digest")
+    if step is None or digest is None:
+        return None
+    return Checkpoint(
+        step=step,
+        digest=digest,
+        path=raw.text(wire, "path") or "",
+        incarnation=raw.integer(wire, "incarnation") or 0,
+        time=raw.text(wire, "time") or "",
+        bytes=raw.integer(wire, "bytes") or 0,
+        seconds=raw.number(wire, "seconds") or 0.0,
+    )
+
+
+def _recovery(recovery: Recovery | None) -> Wire | None:
+    if recovery is None:
+        return None
+    fields = _present(
+        incarnation=recovery.incarnation,
+        cause=recovery.cause[:MAX_TEXT],
+        rank=_whole(recovery.rank),
+        pod=recovery.pod,
+        node=recovery.node,
+        exitCode=_whole(recovery.exit_code),
+        traceback=recovery.traceback[-MAX_TEXT:] if recovery.traceback else None,
+        failedAt=rfc3339(recovery.failed_at, fraction=True),
+        step=_whole(recovery.step),
+        restoredStep=_whole(recovery.restored_step),
+        source=recovery.source,
+        recoverSeconds=measured(recovery.recover_seconds),
+        lostSteps=_whole(recovery.lost_steps),
+    )
+    return fields | {"class": str(recovery.failure_class)}
+
+
+def _read_recovery(wire: Mapping[str, Any]) -> Recovery | None:
+    """None when it cannot be understood: nothing is decided by it, and a guessed cause would be a lie."""
+    incarnation, failed_at = raw.integer(wire, "incarnation"), parse_time(wire.get("failedAt"))
+    if incarnation is None or failed_at is None or wire.get("class") not in set(FailureClass):
+        return None
+    return Recovery(
+        incarnation=incarnation,
+        cause=raw.text(wire, "cause") or "",
+        failure_class=FailureClass(wire["class"]),
+        failed_at=failed_at,
+        rank=raw.integer(wire, "rank"),
+        pod=raw.text(wire, "pod"),
+        node=raw.text(wire, "node"),
+        exit_code=raw.integer(wire, "exitCode"),
+        traceback=raw.text(wire, "traceback"),
+        step=raw.integer(wire, "step"),
+        restored_step=raw.integer(wire, "restoredStep"),
+        source=raw.text(wire, "source"),
+        recover_seconds=raw.number(wire, "recoverSeconds"),
+        lost_steps=raw.integer(wire, "lostSteps"),
+    )
