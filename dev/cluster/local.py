@@ -1,0 +1,194 @@
+"""Our own cluster: bring it up, take it down, look at it.
+
+`up` is level-based: it makes what is missing and leaves what is there, so it is also the repair after a crash.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from dev.cluster import api as api_module
+from dev.cluster import cgroups, components, mounts, network, node, render, tiny
+from dev.cluster.addresses import NodeNet, node_number
+from dev.cluster.api import Api, ApiError, path_of
+from dev.cluster.certificates import CONTROL_PLANE, Authority
+from dev.cluster.command import Trouble
+from dev.cluster.paths import Paths
+from dev.cluster.processes import Processes
+from dev.cluster.progress import Step, say, step
+
+# The slowest start seen was 20 s on two busy cores; ten times that means that something is broken.
+START_LIMIT_SECONDS = 200.0
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@contextmanager
+def locked(paths: Paths) -> Iterator[None]:
+    """One command at a time may change the cluster."""
+    paths.root.mkdir(parents=True, exist_ok=True)
+    with (paths.root / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("  … another dev.cluster command is at work: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def up(paths: Paths, nodes: int, *, control_plane_only: bool = False) -> None:
+    """Start what does not run yet; returns when the nodes are Ready and pods can be created."""
+    _forget_earlier_boot(paths)
+    nets = [] if control_plane_only else [NodeNet(number) for number in range(1, nodes + 1)]
+    processes = Processes(paths.processes)
+    what = "control plane" if control_plane_only else f"control plane and {nodes} node{'s' if nodes > 1 else ''}"
+    with step(what) as current:
+        current.note = "files and networks"
+        _prepare(paths, nets)
+        started = [processes.ensure(components.etcd(paths)), processes.ensure(components.apiserver(paths))]
+        for net in nets:
+            node.start_runtime(paths, net, processes)
+        api = Api(paths.pki)
+        _wait(current, "API server", api.is_ready, paths, processes)
+        _start_controllers(paths, api, processes)
+        for net in nets:
+            _wait(current, f"containerd of {net.name}", lambda net=net: node.runtime_answers(paths, net), paths, processes)
+            tiny.ensure(paths, net.name)
+            node.start_agents(paths, net, processes)
+        for net in nets:
+            _wait(current, f"{net.name} Ready", lambda net=net: _node_is_ready(api, net.name), paths, processes)
+        _wait(current, "service accounts", lambda: _has_default_account(api), paths, processes)
+        current.note = "Ready" if any(started) else "Ready (it ran already; what was missing was started)"
+
+
+def down(paths: Paths) -> None:
+    """End what we started, and nothing else; the tools and the images stay."""
+    with step("taking the cluster down") as current:
+        processes = Processes(paths.processes)
+        for name in node_names(paths):
+            current.note = f"pods of {name}"
+            node.stop_pods(paths, name, processes)
+        current.note = "processes"
+        processes.stop(processes.names())
+        cgroups.kill(render.CGROUP_ROOT)
+        current.note = "mounts, networks, control groups"
+        mounts.unmount_all(paths.cluster)
+        network.remove_all()
+        cgroups.remove(render.CGROUP_ROOT)
+        mounts.forget_private_folders()
+        if paths.cluster.exists():
+            shutil.rmtree(paths.cluster)
+        current.note = f"tools and images stay in {paths.root}"
+
+
+def node_names(paths: Paths) -> list[str]:
+    """The nodes that were made, in order."""
+    folder = paths.cluster / "nodes"
+    return sorted((entry.name for entry in folder.iterdir()), key=node_number) if folder.is_dir() else []
+
+
+def is_running(paths: Paths) -> bool:
+    """Whether our API server's process is there."""
+    return Processes(paths.processes).is_alive("apiserver")
+
+
+def status(paths: Paths) -> list[str]:
+    """What runs, in lines for a person."""
+    processes = Processes(paths.processes)
+    if not processes.names():
+        return ["no cluster is running"]
+    lines = [f"kubeconfig   {paths.kubeconfig}"]
+    for name in processes.names():
+        pid = processes.pid(name)
+        lines.append(f"process      {name:24} {f'pid {pid}' if pid else 'DEAD: run `up` to repair'}")
+    api = Api(paths.pki)
+    if not api.is_ready():
+        return [*lines, "API server   does not answer"]
+    for item in api.get(path_of("Node"))["items"]:
+        name = item["metadata"]["name"]
+        cut = " (partitioned)" if name in node_names(paths) and network.is_partitioned(NodeNet(node_number(name))) else ""
+        lines.append(f"node         {name:24} {'Ready' if _is_ready(item) else 'NotReady'}{cut}")
+    return lines
+
+
+def _forget_earlier_boot(paths: Paths) -> None:
+    """Processes, mounts and namespaces of an earlier boot are gone; what they left in files is of no use."""
+    kept = paths.cluster / "boot-id"
+    boot = BOOT_ID.read_text()
+    if paths.cluster.exists() and (not kept.exists() or kept.read_text() != boot):
+        say("  the state of an earlier boot or of an interrupted start is left over: starting afresh")
+        down(paths)
+    paths.cluster.mkdir(parents=True, exist_ok=True)
+    kept.write_text(boot)
+
+
+def _prepare(paths: Paths, nets: Sequence[NodeNet]) -> None:
+    mounts.ensure_bind(paths.cluster, "private")
+    mounts.ensure_bind(paths.volumes, "shared")
+    authority = Authority(paths.pki)
+    authority.ensure_service_account_key()
+    for identity in CONTROL_PLANE:
+        authority.ensure(identity)
+    paths.kubeconfig.write_text(render.embedded_kubeconfig(paths.pki))
+    paths.kubeconfig.chmod(0o600)
+    (paths.cluster / "Corefile").write_text(render.corefile(paths.pki / "admin.kubeconfig"))
+    cgroups.make(cgroups.SYSTEM)
+    network.ensure_hub()
+    for net in nets:
+        node.prepare(paths, net, authority)
+
+
+def _start_controllers(paths: Paths, api: Api, processes: Processes) -> None:
+    """Only now: the controller-manager gives up when the API server has not yet written its own roles."""
+    for component in (components.controller_manager(paths), components.scheduler(paths), components.coredns(paths)):
+        processes.ensure(component)
+    for obj in (*render.storage_classes(), *render.dns_objects()):
+        api.apply(obj)
+    processes.ensure(components.provisioner(paths))
+
+
+def _wait(current: Step, what: str, ready: Callable[[], bool], paths: Paths, processes: Processes) -> None:
+    deadline = time.monotonic() + START_LIMIT_SECONDS
+    current.note = f"waiting for {what}"
+    while not ready():
+        dead = [name for name in processes.names() if not processes.is_alive(name)]
+        if dead:
+            raise Trouble(f"{dead[0]} ended while starting: {_last_lines(paths, dead[0])}")
+        if time.monotonic() > deadline:
+            raise Trouble(f"{what}: not there after {START_LIMIT_SECONDS:.0f} s; the logs are in {paths.cluster}")
+        time.sleep(0.1)
+
+
+def _last_lines(paths: Paths, name: str) -> str:
+    logs = list(paths.cluster.glob(f"**/{name.removeprefix('node-')}.log")) or list(
+        paths.cluster.glob(f"**/{name.rpartition('-')[2]}.log")
+    )
+    if not logs:
+        return f"see the logs in {paths.cluster}"
+    return f"see {logs[0]}\n" + "\n".join(f"    {text}" for text in logs[0].read_text(errors="replace").splitlines()[-8:])
+
+
+def _node_is_ready(api: Api, name: str) -> bool:
+    try:
+        return _is_ready(api.get(path_of("Node", name)))
+    except ApiError:
+        return False
+
+
+def _is_ready(item: api_module.Object) -> bool:
+    """Ready, and the taint of the not-ready node is gone, so that a pod can be scheduled at once."""
+    conditions = item.get("status", {}).get("conditions", [])
+    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+    return ready and not any(t["key"].startswith("node.kubernetes.io/not-ready") for t in item["spec"].get("taints", []))
+
+
+def _has_default_account(api: Api) -> bool:
+    try:
+        api.get("/api/v1/namespaces/default/serviceaccounts/default")
+    except ApiError:
+        return False
+    return True

@@ -1,0 +1,130 @@
+"""Build the tools from Go modules, once per version: named at the end, checksummed, verified before use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from dev.cluster import golang
+from dev.cluster.command import Trouble, run, stream
+from dev.cluster.gomod import go_mod, staging_modules
+from dev.cluster.paths import GO_SOURCES, Paths
+from dev.cluster.progress import Step, step
+from dev.cluster.versions import KUBE, Tool
+
+
+def ensure(paths: Paths, tools: Sequence[Tool]) -> dict[str, Path]:
+    """Every tool's path; what is missing or damaged is built first. Also refreshes the links in `bin`."""
+    found = {}
+    for tool in tools:
+        target = paths.tool(tool.name, tool.version)
+        if not is_intact(target):
+            _build_visibly(paths, tool, target)
+        for name in (tool.name, *tool.links):
+            _link(paths.bin / name, target)
+        found[tool.name] = target
+    return found
+
+
+def missing(paths: Paths, tools: Sequence[Tool]) -> tuple[Tool, ...]:
+    """The tools that still have to be built (a glance: existence only)."""
+    return tuple(tool for tool in tools if not checksum_file(paths.tool(tool.name, tool.version)).exists())
+
+
+def checksum_file(binary: Path) -> Path:
+    """Where the sha256 of a binary is kept."""
+    return binary.with_name(binary.name + ".sha256")
+
+
+def is_intact(binary: Path) -> bool:
+    """Whether the binary is there and is the one that was built.
+
+    Hashing 150 MB takes 0.1 s; the size and time of the verified file are remembered, so that it happens once.
+    """
+    recorded = checksum_file(binary)
+    if not (binary.is_file() and recorded.is_file()):
+        return False
+    kept = json.loads(recorded.read_text())
+    stamp = _stamp(binary)
+    if kept.get("stamp") == stamp:
+        return True
+    if kept.get("sha256") != sha256(binary):
+        return False
+    recorded.write_text(json.dumps({"sha256": kept["sha256"], "stamp": stamp}))
+    return True
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file."""
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _stamp(path: Path) -> list[int]:
+    stat = path.stat()
+    # ctime cannot be set back by a program that writes into the file.
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+
+
+def _link(link: Path, target: Path) -> None:
+    if link.is_symlink() and link.readlink() == target:
+        return
+    link.parent.mkdir(parents=True, exist_ok=True)
+    fresh = link.with_name(f".{link.name}.{os.getpid()}")
+    fresh.symlink_to(target)
+    fresh.replace(link)
+
+
+def _build_visibly(paths: Paths, tool: Tool, target: Path) -> None:
+    go = golang.find_or_install(paths)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        step(f"building {tool.name} {tool.version}") as current,
+        tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as scratch,
+    ):
+        work = Path(scratch)
+        built = _build(go, tool, work, current)
+        # First the checksum, then the name: a binary without its checksum is never used.
+        os.utime(built)
+        digest = sha256(built)
+        built.replace(target)
+        checksum_file(target).write_text(json.dumps({"sha256": digest, "stamp": _stamp(target)}))
+        current.note = f"{target.stat().st_size // 1_000_000} MB"
+
+
+def _build(go: Path, tool: Tool, work: Path, current: Step) -> Path:
+    """Compile into `work`. Go keeps what it compiled, so an interrupted build goes on where it stopped."""
+    env = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=mod -buildvcs=false", "GOBIN": str(work)}
+    if tool.command:
+        argv = [str(go), "install", "-v", "-trimpath", "-ldflags", tool.ldflags, f"{tool.command}@v{tool.version}"]
+        env["GOFLAGS"] = "-buildvcs=false"
+    else:
+        current.note = "resolving modules"
+        (work / "go.mod").write_text(go_mod(tool, _staging(go, tool)))
+        shutil.copy(GO_SOURCES / f"{tool.name}.go", work / "main.go")
+        argv = [str(go), "build", "-v", "-trimpath", "-ldflags", tool.ldflags, "-o", tool.name, "."]
+    compiled = 0
+
+    def show(text: str) -> None:
+        nonlocal compiled
+        downloading = text.startswith("go: ")
+        compiled += not downloading
+        current.note = text.removeprefix("go: ") if downloading else f"{compiled} packages compiled, now {text}"
+
+    stream(argv, show, env=env, cwd=work)
+    built = work / tool.name
+    if not built.is_file():
+        raise Trouble(f"`go install {tool.command}` made no program called {tool.name}: see versions.py")
+    return built
+
+
+def _staging(go: Path, tool: Tool) -> tuple[str, ...]:
+    if tool is not KUBE:
+        return ()
+    answer = json.loads(run([str(go), "mod", "download", "-json", f"{tool.module}@v{tool.version}"]))
+    return staging_modules(Path(answer["GoMod"]).read_text())
