@@ -1,0 +1,91 @@
+# disttrain: `make demo` shows it, `make test` proves it. `make help` lists the rest.
+PYTHON ?= python3
+NODES ?= 1
+PY := .venv/bin/python
+STEP = @printf '\n==> [%s] %s\n' "$$(date +%H:%M:%S)"
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/.ready: pyproject.toml
+	$(STEP) "virtual environment (.venv) with torch: minutes the first time"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ..."; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "Python's venv module is missing: apt-get install python3-venv"; exit 2; }
+	@test -x $(PY) || $(PYTHON) -m venv .venv
+	@test -x .venv/bin/uv || .venv/bin/python -m pip install --quiet 'uv>=0.9,<1'
+	@.venv/bin/uv pip install --python $(PY) --quiet -e '.[dev,worker,examples]'
+	@touch $@
+
+.PHONY: setup
+setup: .venv/.ready ## virtual environment with everything
+
+.PHONY: demo
+demo: setup ## cluster, images, operator, a real training job, the death of a worker, a report
+	@$(PY) -m dev.demo
+
+.PHONY: test
+test: check test-fast test-torch test-cluster ## everything, from pure functions to the real cluster
+	$(STEP) "all layers passed"
+
+.PHONY: check
+check: setup ## format, lint, types, import contracts
+	$(STEP) "ruff, mypy, import contracts"
+	@.venv/bin/ruff format --check --quiet . && .venv/bin/ruff check --quiet .
+	@.venv/bin/mypy
+	@.venv/bin/mypy dev --explicit-package-bases
+	@.venv/bin/lint-imports --no-timing
+
+.PHONY: test-fast
+test-fast: setup ## pure, in-memory and loopback tests: seconds
+	$(STEP) "fast tests"
+	@$(PY) -m pytest -q -m 'not torch and not server and not cluster'
+
+.PHONY: test-torch
+test-torch: setup ## real gloo processes
+	$(STEP) "tests with real gloo processes"
+	@$(PY) -m pytest -q -m torch
+
+.PHONY: test-cluster
+test-cluster: install ## real API server, kubelet, containers, volumes
+	$(STEP) "tests on the real cluster"
+	@$(PY) -m pytest -q -m 'server or cluster'
+
+.PHONY: cluster-up
+cluster-up: setup ## a real Kubernetes on this machine (NODES=2 for two nodes)
+	@$(PY) -m dev.cluster up --nodes $(NODES)
+
+.PHONY: cluster-down
+cluster-down: ## end it; nothing else is touched
+	@test ! -x $(PY) || $(PY) -m dev.cluster down
+
+.PHONY: cluster-status
+cluster-status: setup ## what runs
+	@$(PY) -m dev.cluster status
+
+.PHONY: image-load
+image-load: setup ## build both images and load them into the cluster
+	@$(PY) -m dev.cluster image-build
+	@$(PY) -m dev.cluster image-load
+
+.PHONY: install
+install: cluster-up image-load ## the operator, by Helm
+	@$(PY) -m dev.install
+
+.PHONY: bench-scale
+bench-scale: cluster-up ## 1,000 jobs of 4 pods on KWOK: time, memory, writes
+	@$(PY) -m benchmarks.scale
+
+.PHONY: crd
+crd: setup ## regenerate crds/ and the chart's copy
+	@$(PY) -m disttrain.api.crd > crds/disttrain.dev_disttrainjobs.yaml
+
+.PHONY: format
+format: setup ## format and mend what can be mended
+	@.venv/bin/ruff format . && .venv/bin/ruff check --fix .
+
+.PHONY: clean
+clean: cluster-down ## the cluster, its state and the virtual environment; built tools stay cached
+	@test ! -x $(PY) || $(PY) -m dev.cluster clean
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
