@@ -90,7 +90,7 @@ def _resolve(raw: Schema, defs: Schema) -> Schema:
 def _word_of(branches: list[Schema]) -> Schema:
     """`int | Literal["auto"]`: the only string allowed, as a pattern (patterns do not touch integers)."""
     words = [b.get("const") or "|".join(b.get("enum", [])) for b in branches if b.get("type") == "string"]
-    return {"pattern": f"^({words[0]}|[0-9]+)$"} if words and words[0] else {}
+    return {"pattern": f"^({words[0]})$"} if words and words[0] else {}
 
 
 def _field_rules(raw: Schema, defs: Schema, path: str) -> Iterator[Schema]:
