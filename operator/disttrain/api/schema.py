@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 NOT_IMPLEMENTED = "x-disttrain-not-implemented"
@@ -58,6 +58,11 @@ def immutable() -> dict[str, Any]:
     return {IMMUTABLE: True}
 
 
+def _as_text(value: object) -> object:
+    """`cpu: 4` is a number in YAML and stays one in the API server."""
+    return str(value) if type(value) is int else value
+
+
 Quantity = Annotated[
     str,
     Field(
@@ -65,6 +70,7 @@ Quantity = Annotated[
         pattern=r"^[+-]?([0-9]+|[0-9]+[.][0-9]*|[.][0-9]+)(([KMGTPE]i)|[numkMGTPE]|([eE][+-]?[0-9]+))?$",
         json_schema_extra={"x-kubernetes-int-or-string": True},
     ),
+    BeforeValidator(_as_text),
 ]
 """A Kubernetes resource quantity: `500m`, `2`, `4Gi`."""
 

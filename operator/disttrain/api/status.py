@@ -60,6 +60,8 @@ class CommittedCheckpoint(ApiModel):
     time: str | None = Field(None, description="When it was committed.")
     path: str | None = Field(None, description="Where it is on the volume.")
     incarnation: int | None = Field(None, description="Which incarnation wrote it.")
+    size: int | None = Field(None, alias="bytes", description="Its size on the volume.")
+    seconds: float | None = Field(None, description="How long the write took.")
 
 
 class CheckpointStatus(ApiModel):
@@ -110,6 +112,9 @@ class DistTrainJobStatus(ApiModel):
     start_time: Time | None = Field(None, description="When the job last became active.")
     completion_time: Time | None = Field(None, description="When it finished.")
     restart_after: Time | None = Field(None, description="Back-off: the next incarnation starts no earlier.")
+    replacing: list[Annotated[str, Field(max_length=64)]] | None = Field(
+        None, max_length=4096, description="UIDs of failed pods that are being replaced."
+    )
     workers: Workers | None = Field(None, description="Counts of worker pods.")
     progress: ProgressStatus | None = Field(None, description="Where training is.")
     checkpoint: CheckpointStatus | None = Field(None, description="What could be restored.")
