@@ -1,0 +1,1 @@
+"""Where the operator meets the world: Kubernetes, clocks, environment, sockets. No decisions."""
