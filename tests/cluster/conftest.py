@@ -1,0 +1,39 @@
+"""The cluster layer: an installed operator and a namespace for each test."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.cluster import Cluster, fresh_namespaces
+
+LOCAL_KUBECTL = Path.home() / ".cache" / "disttrain" / "bin" / "kubectl"
+
+
+@pytest.fixture(scope="session")
+def kubectl_path() -> str:
+    found = str(LOCAL_KUBECTL) if LOCAL_KUBECTL.exists() else shutil.which("kubectl")
+    if found is None:
+        pytest.fail("kubectl is missing: run `make cluster-up`, which builds it")
+    return found
+
+
+@pytest.fixture
+def cluster(kubeconfig: Path, kubectl_path: str) -> Iterator[Cluster]:
+    """A fresh namespace."""
+    yield from fresh_namespaces(kubeconfig, kubectl_path, "t")
+
+
+@pytest.fixture
+def elsewhere(kubeconfig: Path, kubectl_path: str) -> Iterator[Cluster]:
+    """Another fresh namespace."""
+    yield from fresh_namespaces(kubeconfig, kubectl_path, "u")
+
+
+@pytest.fixture
+def system(kubeconfig: Path, kubectl_path: str) -> Cluster:
+    """Where the operator runs."""
+    return Cluster(kubeconfig, "disttrain-system", kubectl_path)
