@@ -9,6 +9,7 @@ from support.cluster import Cluster, Job, job
 pytestmark = pytest.mark.cluster
 
 STEPS = 240
+KILL_RANKS = "for p in /proc/[0-9]*; do if tr '\\0' ' ' < $p/cmdline | grep -q 'runtime[.]worker'; then kill -KILL ${p#/proc/}; fi; done"
 CHECKPOINT = {"volume": {"size": "256Mi"}, "everySteps": 10}
 
 
@@ -39,10 +40,7 @@ def test_a_rank_is_killed_and_its_pod_stays(cluster: Cluster) -> None:
     train = digits(cluster, "rankkill")
     train.wait_checkpoint(10)
     before = train.uids()
-    train.sh(
-        1,
-        "pkill -KILL -f 'disttrain_runtime.worker' || kill -KILL $(grep -l disttrain_runtime.worker /proc/[0-9]*/cmdline | cut -d/ -f3)",
-    )
+    train.sh(1, KILL_RANKS)
     train.wait("Succeeded", timeout=180)
     last = train.status["recovery"]["last"]
     assert last["class"] == "Signal" and last["rank"] == 1 and "SIGKILL" in last["cause"]
