@@ -1,0 +1,250 @@
+"""What the agent does next, as a function of what it knows. Pure: no clock, no process, no socket.
+
+`decide(rules, agent, event, now)` returns the agent after an event and the actions that follow from it. Assignments
+are levels: one that is old, doubled or of another job changes nothing, and no incarnation is started twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+
+from disttrain_contract.exits import Exit
+from disttrain_contract.failures import FailureClass
+from disttrain_contract.messages import REASSIGN_WAIT_SECONDS, AgentState, Assignment, Failure, Membership
+
+ABANDON_SECONDS = 2.0
+"""From SIGTERM to SIGKILL for ranks whose group is broken. They cannot go on; two seconds let an asynchronous
+checkpoint that is almost there land, and every further second would be a second of training lost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What stays the same for the life of the pod."""
+
+    job_uid: str
+    worker_index: int
+    stop_seconds: float
+    """From SIGTERM to SIGKILL for ranks that are told to stop: time to checkpoint."""
+    alone: bool = False
+    """No operator: nobody will ever send another incarnation."""
+
+
+class Ending(Enum):
+    """Why live ranks are being stopped."""
+
+    ABANDON = auto()
+    """A newer incarnation exists."""
+    FAILURE = auto()
+    """A local rank failed, so its group is broken."""
+    STOP = auto()
+    """The pod must go: SIGTERM, or the operator says so. Nothing undoes this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agent:
+    """All that decisions depend on."""
+
+    state: AgentState = AgentState.IDLE
+    incarnation: int = 0
+    wanted: Assignment | None = None
+    """The newest assignment that was accepted."""
+    started: int = 0
+    """The newest incarnation whose ranks were started."""
+    live: frozenset[int] = frozenset()
+    """Local ranks that have a process."""
+    ending: Ending | None = None
+    kill_at: float | None = None
+    give_up_at: float | None = None
+    failure: Failure | None = None
+    failed_at: float = 0.0
+    leaving: int | None = None
+    """The exit code, once it is decided."""
+
+    def wake_at(self) -> float | None:
+        """When a `Tick` is due although nothing happens."""
+        return min((t for t in (self.kill_at, self.give_up_at) if t is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """The operator spoke."""
+
+    assignment: Assignment
+
+
+@dataclass(frozen=True, slots=True)
+class RankFailed:
+    """A rank says that it failed; its process is still there."""
+
+    local_rank: int
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class RankEnded:
+    """A rank's process is gone. `failure` is None when it ended well, or of nothing but our own signal."""
+
+    local_rank: int
+    failure: Failure | None
+
+
+@dataclass(frozen=True, slots=True)
+class Terminated:
+    """The agent got SIGTERM."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+Event = Assigned | RankFailed | RankEnded | Terminated | Tick
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start the ranks of this membership."""
+
+    members: Membership
+
+
+@dataclass(frozen=True, slots=True)
+class Terminate:
+    """SIGTERM to every live rank, but not to one that is already ending by itself."""
+
+    spare: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """SIGKILL to every live rank."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Report, write the termination message, exit."""
+
+    code: int
+
+
+Action = Start | Terminate | Kill | Leave
+Step = tuple[Agent, tuple[Action, ...]]
+
+
+def decide(rules: Rules, agent: Agent, event: Event, now: float) -> Step:
+    """The agent after the event, and what to do."""
+    if agent.leaving is not None:
+        return agent, ()
+    match event:
+        case Assigned(assignment):
+            return _assigned(rules, agent, assignment, now)
+        case RankFailed(local_rank, failure):
+            return _failed(agent, failure, now, spare=local_rank)
+        case RankEnded(local_rank, ended):
+            return _ended(rules, agent, local_rank, ended, now)
+        case Terminated():
+            return _stop(rules, agent, now)
+        case Tick():
+            return _tick(agent, now)
+
+
+def started(agent: Agent, local_ranks: frozenset[int]) -> Agent:
+    """The agent once the ranks of a `Start` have processes."""
+    return replace(agent, live=local_ranks)
+
+
+def _assigned(rules: Rules, agent: Agent, new: Assignment, now: float) -> Step:
+    if new.job_uid != rules.job_uid or new == agent.wanted:
+        return agent, ()
+    if agent.wanted is not None and new.incarnation < agent.wanted.incarnation:
+        return agent, ()
+    if new.membership is not None and new.membership.incarnation != new.incarnation:
+        return agent, ()  # not made by one pass over one job
+    agent = replace(agent, wanted=new)
+    return _stop(rules, agent, now) if new.stop is not None else _pursue(rules, agent, now)
+
+
+def _pursue(rules: Rules, agent: Agent, now: float) -> Step:
+    """Towards the wanted incarnation: end what is older, then start what is there to start."""
+    wanted = agent.wanted
+    if wanted is None or agent.ending is Ending.STOP:
+        return agent, ()
+    if wanted.incarnation > agent.incarnation:
+        if agent.live:
+            return _end(agent, Ending.ABANDON, now + ABANDON_SECONDS)
+        agent = replace(
+            agent, state=AgentState.IDLE, incarnation=wanted.incarnation, failure=None, ending=None, give_up_at=None
+        )
+    members = wanted.membership
+    if members is None or wanted.incarnation <= agent.started or rules.worker_index >= members.workers:
+        return agent, ()
+    return replace(agent, state=AgentState.RUNNING, started=wanted.incarnation), (Start(members),)
+
+
+def _stop(rules: Rules, agent: Agent, now: float) -> Step:
+    if agent.live:
+        return _end(agent, Ending.STOP, now + rules.stop_seconds)
+    return _leave(agent)
+
+
+def _end(agent: Agent, why: Ending, kill_at: float, spare: int | None = None) -> Step:
+    """Ranks are signalled once: a second SIGTERM could cut short what the first one asked for."""
+    if agent.ending is None:
+        return replace(agent, ending=why, kill_at=kill_at), (Terminate(spare),)
+    return (agent if agent.ending is Ending.STOP else replace(agent, ending=why)), ()
+
+
+def _failed(agent: Agent, failure: Failure, now: float, spare: int | None = None) -> Step:
+    if agent.ending is None and agent.state is AgentState.RUNNING:
+        agent = replace(agent, state=AgentState.FAILED, failure=failure, failed_at=now)
+        return _end(agent, Ending.FAILURE, now + ABANDON_SECONDS, spare)
+    victim = agent.failure is not None and agent.failure.failure_class is FailureClass.NETWORK
+    if agent.ending is Ending.FAILURE and victim and failure.failure_class is not FailureClass.NETWORK:
+        return replace(agent, failure=failure), ()  # the first one only noticed that this one was dying
+    return agent, ()
+
+
+def _ended(rules: Rules, agent: Agent, local_rank: int, failure: Failure | None, now: float) -> Step:
+    agent = replace(agent, live=agent.live - {local_rank})
+    actions: tuple[Action, ...] = ()
+    if failure is not None:
+        agent, actions = _failed(agent, failure, now)
+    if agent.live:
+        return agent, actions
+    agent, more = _all_gone(rules, agent, now)
+    return agent, tuple(a for a in actions if not isinstance(a, Terminate)) + more
+
+
+def _all_gone(rules: Rules, agent: Agent, now: float) -> Step:
+    agent = replace(agent, kill_at=None)
+    match agent.ending:
+        case None:
+            return _leave(replace(agent, state=AgentState.FINISHED))
+        case Ending.STOP:
+            return _leave(agent)
+        case Ending.FAILURE if rules.alone:
+            return _leave(agent)
+        case Ending.FAILURE:
+            return replace(agent, ending=None, give_up_at=now + REASSIGN_WAIT_SECONDS), ()
+        case Ending.ABANDON:
+            return _pursue(rules, replace(agent, ending=None), now)
+
+
+def _tick(agent: Agent, now: float) -> Step:
+    if agent.kill_at is not None and now >= agent.kill_at:
+        return replace(agent, kill_at=None), (Kill(),)
+    if agent.give_up_at is not None and now >= agent.give_up_at:
+        return _leave(agent)
+    return agent, ()
+
+
+def _leave(agent: Agent) -> Step:
+    """A failure outlives a stop: the pod's last word is what went wrong."""
+    if agent.state is AgentState.FINISHED:
+        code = int(Exit.DONE)
+    elif agent.failure is not None:
+        code = agent.failure.exit_code
+    else:
+        agent, code = replace(agent, state=AgentState.STOPPED), int(Exit.STOPPED)
+    return replace(agent, leaving=code, kill_at=None, give_up_at=None), (Leave(code),)

@@ -1,0 +1,84 @@
+"""What a rank is started with: its command line and its environment. Pure."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from disttrain_contract import env, paths
+from disttrain_contract.env import RunConfig, WorkerEnv
+from disttrain_contract.messages import Membership
+from disttrain_contract.topology import rank_env, rank_of
+
+WORKER_MODULE = "disttrain_runtime.worker"
+_LAUNCHERS = frozenset({"torch.distributed.run", "torch.distributed.launch"})
+
+
+@dataclass(frozen=True, slots=True)
+class RankSpec:
+    """One process to start."""
+
+    rank: int
+    local_rank: int
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+def is_torchrun(command: tuple[str, ...]) -> bool:
+    """torchrun starts the ranks of a pod by itself: it is started once, as `torchrun …` or `python -m …run …`."""
+    if not command:
+        return False
+    words = command[: command.index("-m") + 2] if "-m" in command else command[:1]
+    return PurePosixPath(command[0]).name == "torchrun" or words[-1] in _LAUNCHERS
+
+
+def rank_command(run: RunConfig) -> tuple[str, ...]:
+    """The program of a rank: a task of ours, or the user's command as it stands, without a shell."""
+    if run.entrypoint is not None:
+        return (sys.executable, "-m", WORKER_MODULE)
+    return (*run.command, *run.args)
+
+
+def rank_specs(worker: WorkerEnv, members: Membership, base: Mapping[str, str]) -> list[RankSpec]:
+    """The processes of this pod in one incarnation. `base` is the container's environment."""
+    argv = rank_command(worker.run)
+    launcher = worker.run.entrypoint is None and is_torchrun(argv)
+    count = 1 if launcher else members.processes_per_worker
+    return [
+        RankSpec(
+            rank_of(worker.worker_index, local_rank, members.processes_per_worker),
+            local_rank,
+            argv,
+            _environment(worker, members, local_rank, base),
+        )
+        for local_rank in range(count)
+    ]
+
+
+def job_directory(worker: WorkerEnv) -> PurePosixPath | None:
+    """Where the job keeps its things on the volume, if it has one."""
+    return paths.job_dir(PurePosixPath(worker.checkpoint_mount), worker.job) if worker.checkpoint_mount else None
+
+
+def _environment(worker: WorkerEnv, members: Membership, local_rank: int, base: Mapping[str, str]) -> dict[str, str]:
+    directory = job_directory(worker)
+    ours = {env.INCARNATION: str(members.incarnation)} | ({env.JOB_DIR: str(directory)} if directory else {})
+    return (
+        _defaults(members)
+        | dict(base)
+        | worker.to_env()
+        | rank_env(members, worker.worker_index, local_rank, worker.job_uid)
+        | ours
+    )
+
+
+def _defaults(members: Membership) -> dict[str, str]:
+    """What a user may override."""
+    return {
+        "PYTHONUNBUFFERED": "1",  # a rank's output is a pipe: without this its last words die with it
+        "PYTHONFAULTHANDLER": "1",  # a stack for SIGSEGV and SIGABRT
+        # Same as torchrun: several processes with a thread per core each would fight for the cores.
+        **({"OMP_NUM_THREADS": "1"} if members.processes_per_worker > 1 else {}),
+    }

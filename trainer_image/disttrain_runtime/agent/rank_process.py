@@ -1,0 +1,172 @@
+"""One rank: its process, and the three pipes that come from it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+
+from disttrain_contract import env
+from disttrain_contract.messages import RankBody, RankEvent
+from disttrain_runtime.agent import kernel
+from disttrain_runtime.agent.launch import RankSpec
+from disttrain_runtime.agent.lines import LineBuffer, Tail
+from disttrain_runtime.agent.pipe import RankPipe
+
+_CHUNK = 64 * 1024
+_LAST_WORDS = 1024 * 1024
+"""How much is read from each pipe after the rank's end. What the rank wrote is there already (a pipe holds 64 KiB); a
+stray child that still writes must not hold us up."""
+STDERR_TAIL = 32 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Who hears of a rank's output. Called on the event loop; must not block."""
+
+    on_lines: Callable[[RankSpec, list[bytes]], None]
+    on_message: Callable[[RankSpec, RankEvent, RankBody], None]
+
+
+class RankProcess:
+    """A started rank. Raises OSError or ValueError when its program cannot be executed."""
+
+    def __init__(self, spec: RankSpec, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
+        self.spec = spec
+        self.signalled = False
+        """We have told it to end."""
+        self._listener = listener
+        self._loop = loop
+        self._stderr = Tail(STDERR_TAIL)
+        self._pipe = RankPipe()
+        self._outputs: dict[int, LineBuffer] = {}
+        self._paused = True
+        self._process = self._spawn()
+        self.resume()
+
+    @property
+    def pid(self) -> int:
+        """Also the number of its process group and session."""
+        return self._process.pid
+
+    @property
+    def stderr(self) -> str:
+        """The end of what it printed there."""
+        return self._stderr.text()
+
+    @property
+    def junk(self) -> int:
+        """Lines on the report pipe that were not ours."""
+        return self._pipe.junk
+
+    def terminate(self) -> None:
+        """SIGTERM to the rank alone, as the kubelet does to PID 1: a data-loading child that dies of the signal would
+        break the very checkpoint that the signal asks for."""
+        self.signalled = True
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL to all it started, as far as it stayed in the rank's process group."""
+        self.signalled = True
+        self.kill_group()
+
+    def kill_group(self) -> None:
+        """Safe until the rank is reaped: so long the kernel gives its number to nobody else."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def pause(self) -> None:
+        """Read no more output: the rank blocks when its pipe is full, as it would on a terminal. Reports still flow."""
+        for fd in self._outputs:
+            self._loop.remove_reader(fd)
+        self._paused = True
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._paused:
+            self._paused = False
+            for fd, lines in self._outputs.items():
+                self._loop.add_reader(fd, partial(self._read_output, fd, lines))
+
+    def close(self, status: int) -> None:
+        """The process is gone and reaped: read its last words, let go of its pipes."""
+        self._process.returncode = status  # or Popen would look for the process again
+        for fd, lines in list(self._outputs.items()):
+            self._drain(fd, partial(self._read_output, fd, lines))
+            if rest := lines.flush():
+                self._listener.on_lines(self.spec, rest)
+        self._drain(self._report, self._read_report)
+        for fd in (*self._outputs, self._report):
+            self._forget(fd)
+        self._outputs = {}
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        ends = [os.pipe() for _ in range(3)]
+        try:
+            process = self._execute([write for _, write in ends])
+        except BaseException:
+            for read, _ in ends:
+                os.close(read)
+            raise
+        finally:
+            for _, write in ends:
+                os.close(write)
+        (out, _), (err, _), (self._report, _) = ends
+        for fd in (out, err, self._report):
+            os.set_blocking(fd, False)
+        self._err = err
+        self._outputs = {out: LineBuffer(), err: LineBuffer()}
+        self._loop.add_reader(self._report, self._read_report)
+        return process
+
+    def _execute(self, pipes: list[int]) -> subprocess.Popen[bytes]:
+        out, err, report = pipes
+        return subprocess.Popen(
+            self.spec.argv,
+            env={**self.spec.environment, env.REPORT_FD: str(report)},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            pass_fds=(report,),
+            start_new_session=True,
+            preexec_fn=partial(kernel.die_with_parent, os.getpid()),
+        )
+
+    def _read_output(self, fd: int, lines: LineBuffer) -> int:
+        data = self._take(fd)
+        if fd == self._err:
+            self._stderr.feed(data)
+        if found := lines.feed(data):
+            self._listener.on_lines(self.spec, found)
+        return len(data)
+
+    def _read_report(self) -> int:
+        data = self._take(self._report)
+        for event, body in self._pipe.feed(data):
+            self._listener.on_message(self.spec, event, body)
+        return len(data)
+
+    def _take(self, fd: int) -> bytes:
+        """What is there; at the end of the pipe its reader is removed."""
+        try:
+            data = os.read(fd, _CHUNK)
+        except BlockingIOError:
+            return b""
+        if not data:
+            self._loop.remove_reader(fd)
+        return data
+
+    def _drain(self, fd: int, read: Callable[[], int]) -> None:
+        taken = 0
+        while taken < _LAST_WORDS and (count := read()):
+            taken += count
+
+    def _forget(self, fd: int) -> None:
+        self._loop.remove_reader(fd)
+        os.close(fd)
