@@ -50,3 +50,39 @@ ARG TORCH_VERSION=2.15
 RUN --mount=type=secret,id=packages --mount=type=secret,id=certificates \
     if [ -f /run/secrets/packages ]; then . /run/secrets/packages; fi \
  && uv pip install --quiet --compile-bytecode ${TORCH_INDEX:+--index "$TORCH_INDEX"} "torch==${TORCH_VERSION}.*" "numpy>=2,<3"
+
+# ---------------------------------------------------------------- operator
+FROM installer AS operator-packages
+COPY pyproject.toml /tmp/project/pyproject.toml
+RUN --mount=type=secret,id=packages --mount=type=secret,id=certificates \
+    if [ -f /run/secrets/packages ]; then . /run/secrets/packages; fi \
+ && uv pip install --quiet --compile-bytecode --requirements /tmp/project/pyproject.toml --extra operator
+
+FROM base AS operator
+COPY --from=operator-packages /opt/venv /opt/venv
+COPY trainer_image/disttrain_contract /opt/disttrain/disttrain_contract
+COPY operator/disttrain /opt/disttrain/disttrain
+COPY operator/disttrain_operator /opt/disttrain/disttrain_operator
+# Compiled ahead, because a pod may not write; by content, because a copied file's time says nothing.
+RUN python -m compileall -q --invalidation-mode unchecked-hash /opt/disttrain
+ENV HOME=/home/disttrain
+USER 1000:1000
+WORKDIR /home/disttrain
+# The exec form: the program itself is process 1 and gets every signal.
+ENTRYPOINT ["/opt/venv/bin/python", "-m", "disttrain_operator"]
+
+# ---------------------------------------------------------------- trainer
+FROM torch AS trainer
+COPY pyproject.toml /tmp/project/pyproject.toml
+RUN --mount=type=secret,id=packages --mount=type=secret,id=certificates \
+    if [ -f /run/secrets/packages ]; then . /run/secrets/packages; fi \
+ && uv pip install --quiet --compile-bytecode --requirements /tmp/project/pyproject.toml --extra worker --extra examples
+COPY trainer_image/disttrain_contract /opt/disttrain/disttrain_contract
+COPY trainer_image/disttrain_runtime /opt/disttrain/disttrain_runtime
+COPY examples /workspace/examples
+RUN python -m compileall -q --invalidation-mode unchecked-hash /opt/disttrain /workspace
+ENV HOME=/home/disttrain \
+    PYTHONPATH=/workspace/examples:/workspace
+USER 1000:1000
+WORKDIR /workspace
+ENTRYPOINT ["/opt/venv/bin/python", "-m", "disttrain_runtime.agent"]

@@ -52,7 +52,9 @@ class Api:
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
         )
 
-    def request(self, method: str, path: str, body: Object | None = None, *, content: str = "application/json") -> Object:
+    def request(
+        self, method: str, path: str, body: Object | None = None, *, content: str = "application/json"
+    ) -> Object:
         """One request; the answer as a dictionary."""
         with self._open(method, path, body, content, timeout=10) as answer:
             return dict(json.loads(answer.read() or b"{}"))
@@ -79,7 +81,9 @@ class Api:
     def watch(self, path: str, seconds: int) -> Iterator[Object]:
         """The events of a collection, for a while; bookmarks and errors end it early."""
         joiner = "&" if "?" in path else "?"
-        with self._open("GET", f"{path}{joiner}watch=1&timeoutSeconds={seconds}", None, "", timeout=seconds + 10) as answer:
+        with self._open(
+            "GET", f"{path}{joiner}watch=1&timeoutSeconds={seconds}", None, "", timeout=seconds + 10
+        ) as answer:
             for raw in answer:
                 yield dict(json.loads(raw))
 

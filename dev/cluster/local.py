@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from dev.cluster import api as api_module
@@ -56,12 +57,12 @@ def up(paths: Paths, nodes: int, *, control_plane_only: bool = False) -> None:
         _wait(current, "API server", api.is_ready, paths, processes)
         _start_controllers(paths, api, processes)
         for net in nets:
-            _wait(current, f"containerd of {net.name}", lambda net=net: node.runtime_answers(paths, net), paths, processes)
+            _wait(current, f"containerd of {net.name}", partial(node.runtime_answers, paths, net), paths, processes)
             tiny.ensure(paths, net.name)
             node.start_agents(paths, net, processes)
         for net in nets:
-            _wait(current, f"{net.name} Ready", lambda net=net: _node_is_ready(api, net.name), paths, processes)
-        _wait(current, "service accounts", lambda: _has_default_account(api), paths, processes)
+            _wait(current, f"{net.name} Ready", partial(_node_is_ready, api, net.name), paths, processes)
+        _wait(current, "service accounts", partial(_has_default_account, api), paths, processes)
         current.note = "Ready" if any(started) else "Ready (it ran already; what was missing was started)"
 
 
@@ -110,7 +111,9 @@ def status(paths: Paths) -> list[str]:
         return [*lines, "API server   does not answer"]
     for item in api.get(path_of("Node"))["items"]:
         name = item["metadata"]["name"]
-        cut = " (partitioned)" if name in node_names(paths) and network.is_partitioned(NodeNet(node_number(name))) else ""
+        cut = (
+            " (partitioned)" if name in node_names(paths) and network.is_partitioned(NodeNet(node_number(name))) else ""
+        )
         lines.append(f"node         {name:24} {'Ready' if _is_ready(item) else 'NotReady'}{cut}")
     return lines
 
@@ -169,7 +172,9 @@ def _last_lines(paths: Paths, name: str) -> str:
     )
     if not logs:
         return f"see the logs in {paths.cluster}"
-    return f"see {logs[0]}\n" + "\n".join(f"    {text}" for text in logs[0].read_text(errors="replace").splitlines()[-8:])
+    return f"see {logs[0]}\n" + "\n".join(
+        f"    {text}" for text in logs[0].read_text(errors="replace").splitlines()[-8:]
+    )
 
 
 def _node_is_ready(api: Api, name: str) -> bool:
@@ -183,7 +188,9 @@ def _is_ready(item: api_module.Object) -> bool:
     """Ready, and the taint of the not-ready node is gone, so that a pod can be scheduled at once."""
     conditions = item.get("status", {}).get("conditions", [])
     ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
-    return ready and not any(t["key"].startswith("node.kubernetes.io/not-ready") for t in item["spec"].get("taints", []))
+    return ready and not any(
+        t["key"].startswith("node.kubernetes.io/not-ready") for t in item["spec"].get("taints", [])
+    )
 
 
 def _has_default_account(api: Api) -> bool:

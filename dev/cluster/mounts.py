@@ -62,7 +62,9 @@ def unmount_all(below: Path) -> None:
             # Somebody still looks at it; it goes when they do.
             run(["umount", "--lazy", str(point)], check=False)
     if left := current(below):
-        raise Trouble(f"cannot unmount {', '.join(map(str, left))}: end what uses it (`fuser -vm PATH`), then try again")
+        raise Trouble(
+            f"cannot unmount {', '.join(map(str, left))}: end what uses it (`fuser -vm PATH`), then try again"
+        )
 
 
 def forget_private_folders() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from dev.cluster import cgroups, components, mounts, network, render
@@ -64,9 +63,7 @@ def start_runtime(paths: Paths, net: NodeNet, processes: Processes) -> None:
     """Start containerd; `runtime_answers` tells when it is there."""
     component = components.containerd(paths, net)
     if not processes.is_alive(component.name):
-        # What an earlier containerd knew of running containers is of no use: they are gone.
         paths.socket(net.name).unlink(missing_ok=True)
-        shutil.rmtree(paths.node(net.name) / "containerd" / "state", ignore_errors=True)
     processes.ensure(component)
 
 

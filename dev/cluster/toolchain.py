@@ -31,6 +31,16 @@ def ensure(paths: Paths, tools: Sequence[Tool]) -> dict[str, Path]:
     return found
 
 
+def find_or_ensure(paths: Paths, tools: Sequence[Tool]) -> None:
+    """Link what the machine has on PATH already, build the rest: for clusters that are not ours."""
+    for tool in tools:
+        elsewhere = shutil.which(tool.name)
+        if elsewhere and Path(elsewhere).parent != paths.bin:
+            _link(paths.bin / tool.name, Path(elsewhere))
+        else:
+            ensure(paths, (tool,))
+
+
 def missing(paths: Paths, tools: Sequence[Tool]) -> tuple[Tool, ...]:
     """The tools that still have to be built (a glance: existence only)."""
     return tuple(tool for tool in tools if not checksum_file(paths.tool(tool.name, tool.version)).exists())

@@ -1,0 +1,5 @@
+"""`python -m dev.cluster`."""
+
+from dev.cluster.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Build the project's images and bring them to the nodes."""

@@ -1,0 +1,150 @@
+"""Build the images from the project's Dockerfile: with Docker where there is one, else with buildah."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dev.cluster.command import run, stream
+from dev.cluster.images import base, inputs, settings, storage
+from dev.cluster.images.settings import FIND_LINKS, Settings
+from dev.cluster.paths import REPOSITORY, Paths
+from dev.cluster.progress import say, step
+
+TARGETS = ("operator", "trainer")
+# Built under a name of their own, so that pruning keeps them: what takes minutes and changes once a year.
+KEPT_STAGES = ("installer", "torch")
+# The build arguments that a person may set, as environment variables of the same names.
+ARGUMENTS = {"BASE_IMAGE": "docker.io/library/debian:bookworm-slim", "TORCH_INDEX": "", "TORCH_VERSION": "2.15"}
+
+
+def image_name(target: str) -> str:
+    """What the cluster calls the image."""
+    return f"docker.io/disttrain/{target}:dev"
+
+
+def stage_name(stage: str) -> str:
+    """What buildah calls an intermediate stage that is kept."""
+    return f"localhost/disttrain/{stage}:dev"
+
+
+def arguments(env: Mapping[str, str]) -> dict[str, str]:
+    """The build arguments, with those of the environment over the defaults."""
+    return {name: env.get(name) or default for name, default in ARGUMENTS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Buildah:
+    """buildah with a storage of its own below our folder, so that it meets nobody else's images."""
+
+    paths: Paths
+
+    @property
+    def storage(self) -> Path:
+        """Where the images lie."""
+        return self.paths.images / "storage"
+
+    @property
+    def argv(self) -> list[str]:
+        """The prefix of every command."""
+        return ["buildah", "--root", str(self.storage), "--runroot", str(self.paths.images / "run"),
+                "--storage-driver", "overlay"]  # fmt: skip
+
+
+def build(paths: Paths, env: Mapping[str, str], *, docker: bool) -> list[str]:
+    """Build every target whose inputs changed; returns the names of those that were built."""
+    chosen = arguments(env)
+    built = []
+    for target in TARGETS:
+        wanted = inputs.digest(REPOSITORY, target, chosen)
+        if _recorded(paths, target) == wanted and _exists(paths, target, docker):
+            say(f"  ✓ image {target} is up to date")
+            continue
+        if docker:
+            _with_docker(target, chosen, settings.of_this_machine(env))
+        else:
+            _with_buildah(paths, target, chosen, settings.of_this_machine(env))
+        record = paths.images / f"{target}.json"
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps({"inputs": wanted}))
+        built.append(target)
+    if built and not docker:
+        # What the new images replaced; the named stages and their ancestors stay.
+        run([*Buildah(paths).argv, "rmi", "--prune", "--force"], check=False)
+    return built
+
+
+def _recorded(paths: Paths, target: str) -> str | None:
+    try:
+        return str(json.loads((paths.images / f"{target}.json").read_text())["inputs"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _exists(paths: Paths, target: str, docker: bool) -> bool:
+    if docker:
+        return bool(run(["docker", "images", "--quiet", image_name(target)]).strip())
+    return storage.image_id(Buildah(paths).storage, image_name(target)) is not None
+
+
+def _with_buildah(paths: Paths, target: str, chosen: Mapping[str, str], machine: Settings) -> None:
+    buildah = Buildah(paths)
+    scratch = paths.images / "tmp"
+    scratch.mkdir(parents=True, exist_ok=True)
+    os.environ["TMPDIR"] = str(scratch)  # buildah unpacks gigabytes there; /tmp may be a small tmpfs
+    if storage.image_id(buildah.storage, chosen["BASE_IMAGE"]) is None:
+        base.make(buildah.argv, chosen["BASE_IMAGE"], scratch)
+    names = {"installer": stage_name("installer"), target: image_name(target)}
+    if target == "trainer":
+        names = {"installer": stage_name("installer"), "torch": stage_name("torch"), target: image_name(target)}
+    for stage, name in names.items():
+        with _secrets(machine, scratch) as (secrets, mounts), step(f"image: {stage}") as current:
+            argv = [*buildah.argv, "build", "--isolation", "chroot", "--layers", "--pull-never", *secrets, *mounts,
+                    *_arguments(chosen), "--target", stage, "--tag", name, "--file", str(REPOSITORY / "Dockerfile"),
+                    str(REPOSITORY)]  # fmt: skip
+            stream(argv, lambda text: setattr(current, "note", text.strip()), log=paths.images / f"{stage}.log")
+            current.note = ""
+
+
+def _with_docker(target: str, chosen: Mapping[str, str], machine: Settings) -> None:
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        _secrets(machine, Path(scratch)) as (secrets, _),
+        step(f"image: {target} (docker build)") as current,
+    ):
+        argv = ["docker", "build", "--progress=plain", *secrets, *_arguments(chosen), "--target", target,
+                "--tag", image_name(target), str(REPOSITORY)]  # fmt: skip
+        stream(argv, lambda text: setattr(current, "note", text.strip()), env={"DOCKER_BUILDKIT": "1"})
+        current.note = ""
+
+
+def _arguments(chosen: Mapping[str, str]) -> list[str]:
+    return [part for name, value in chosen.items() for part in ("--build-arg", f"{name}={value}")]
+
+
+@contextmanager
+def _secrets(machine: Settings, scratch: Path) -> Iterator[tuple[list[str], list[str]]]:
+    """The machine's package settings as build options: secrets, and mounts that only buildah knows."""
+    with (
+        tempfile.NamedTemporaryFile("w", dir=scratch) as packages,
+        tempfile.NamedTemporaryFile("w", dir=scratch) as apt,
+    ):
+        packages.write(machine.shell())
+        packages.flush()
+        options = ["--secret", f"id=packages,src={packages.name}"]
+        mounts = []
+        if machine.certificates and machine.certificates.is_file():
+            options += ["--secret", f"id=certificates,src={machine.certificates}"]
+        if machine.find_links:
+            mounts += ["--volume", f"{machine.find_links}:{FIND_LINKS}:ro"]
+        if configuration := settings.apt_configuration():
+            apt.write(configuration)
+            apt.flush()
+            Path(apt.name).chmod(0o644)  # apt drops root before it reads
+            mounts += ["--volume", f"{apt.name}:/etc/apt/apt.conf.d/99build:ro"]
+        yield options, mounts
