@@ -372,3 +372,40 @@ def test_a_failure_is_one_event():
     answer = ask(a_job(status=running()), at_work(0), crashed(1), at_work(2))
     assert [(e.reason, e.warning) for e in answer.events if e.warning] == [("CodeError", True)]
     assert Status().conditions == ()
+
+
+def test_accepted_is_said_as_true() -> None:
+    assert condition(ask(a_job()), Type.ADMITTED).status == "True"
+
+
+def test_a_failure_behind_new_steps_restarts_at_once_one_without_waits() -> None:
+    before = Recovery(incarnation=1, cause="x", failure_class=FailureClass.CODE, failed_at=NOW, step=5)
+    recovered = replace(before, recover_seconds=2.0)
+    for last, wait in ((before, 2.0), (recovered, 0.0)):
+        job = a_job(status=running(3, attempts=2, recoveries=2, last_recovery=last))
+        answer = ask(job, at_work(0, 3), crashed(1, 3), at_work(2, 3))
+        assert answer.status.restart_after == (later(wait) if wait else None)
+
+
+def test_a_pod_that_vanishes_again_and_again_does_not_make_a_hot_loop() -> None:
+    before = Recovery(incarnation=1, cause="x", failure_class=FailureClass.POD, failed_at=NOW, step=5)
+    answer = ask(a_job(status=running(2, recoveries=1, last_recovery=before)), at_work(0, 2), at_work(2, 2))
+    assert answer.status.restart_after == later(5)
+
+
+def test_a_job_born_suspended_is_admitted_when_it_is_resumed() -> None:
+    born = ask(a_job(suspend=True, claim=ClaimSpec(name="data"))).status
+    answer = ask(a_job(status=born, claim=ClaimSpec(name="data")), claim=None)
+    assert answer.status.incarnation == 0 and answer.status.state == "ClaimNotFound"
+
+
+def test_a_job_that_has_run_cannot_miss_its_startup_deadline_later() -> None:
+    status = starting(2, recoveries=1)
+    job = a_job(workers=1, status=status, startup_deadline=timedelta(seconds=10))
+    assert ask(job, a_pod(0), now=later(100)).status.state != "Failed"
+
+
+def test_a_traceback_is_kept_by_its_end() -> None:
+    long = replace(failed(), traceback="x" * 9000 + "the end")
+    last = ask(a_job(status=running()), at_work(0), crashed(1, failure=long), at_work(2)).status.last_recovery
+    assert len(last.traceback) == 4000 and last.traceback.endswith("the end")
