@@ -1,0 +1,78 @@
+"""How an incarnation takes over a job's checkpoints: claim the directory, find the newest good one, give it to all ranks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from disttrain_contract.messages import Restore
+from disttrain_runtime.checkpoint.fence import Fence, Holder
+from disttrain_runtime.checkpoint.manifest import Expectation
+from disttrain_runtime.checkpoint.restore import Found, assemble, newest
+from disttrain_runtime.checkpoint.volume import Volume
+from disttrain_runtime.checkpoint.writer import explain
+from disttrain_runtime.errors import ForeignCheckpointError, StorageError
+from disttrain_runtime.groups import Group
+
+NOTHING = Restore(step=0, source="none")
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What training starts from."""
+
+    message: Restore
+    state: dict[str, Any] | None = None
+    rejected: frozenset[int] = frozenset()
+    """Steps whose checkpoints did not verify. Known to rank 0 only."""
+
+
+def open_volume(job_dir: Path, holder: Holder) -> tuple[Volume, Fence]:
+    """Rank 0 takes over the directory. From here on no older incarnation can commit.
+
+    Raises StorageError when nothing could be saved there: better to fail now than to train for hours unprotected.
+    """
+    volume, fence = Volume(job_dir), Fence(job_dir, holder)
+    try:
+        volume.create()
+        fence.claim()
+        volume.sweep()
+    except OSError as error:
+        raise StorageError(f"training was not started, because {explain(error, volume)}") from error
+    return volume, fence
+
+
+def restore(volume: Volume | None, expected: Expectation, group: Group) -> Restored:
+    """A collective. Rank 0 looks and verifies; all ranks load the very bytes that it verified.
+
+    One reader instead of one per rank: the volume is read and hashed once, need not be mounted everywhere, and no
+    two ranks can come to different conclusions.
+    """
+    found = search(volume, expected) if volume is not None else Found(None)
+    verified = found.verified
+    head: dict[str, Any] = {"skipped": found.skipped}
+    if verified is not None:
+        head |= {"step": verified.manifest.step, "digest": verified.digest, "files": list(verified.files)}
+    head = json.loads(group.broadcast(json.dumps(head).encode()))
+    skipped = tuple(head["skipped"])
+    if "step" not in head:
+        return Restored(Restore(step=0, source="none", skipped=skipped), None, found.rejected)
+    files = {name: group.broadcast(verified.files[name] if verified else None) for name in head["files"]}
+    message = Restore(step=head["step"], source="volume", digest=head["digest"], skipped=skipped)
+    return Restored(message, assemble(files), found.rejected)
+
+
+def search(volume: Volume, expected: Expectation) -> Found:
+    """The newest good one. Raises when there is none but intact ones of another task: starting anew would bury them."""
+    try:
+        found = newest(volume, expected)
+    except OSError as error:
+        raise StorageError(f"training was not started, because {explain(error, volume)}") from error
+    if found.verified is None and found.foreign:
+        raise ForeignCheckpointError(
+            f"the volume holds checkpoints that this task cannot continue ({'; '.join(found.foreign)}): "
+            f"undo the change, give the job another name, or remove {volume.checkpoints}"
+        )
+    return found

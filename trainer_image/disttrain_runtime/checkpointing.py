@@ -1,0 +1,112 @@
+"""Checkpoints as the training loop sees them: restore at the start, save when due, know how it went."""
+
+from __future__ import annotations
+
+from disttrain_contract.messages import Restore
+from disttrain_runtime.cadence import Cadence, Mark
+from disttrain_runtime.checkpoint.fence import Holder
+from disttrain_runtime.checkpoint.manifest import Expectation, Sampling
+from disttrain_runtime.checkpoint.opening import Restored, open_volume, restore
+from disttrain_runtime.checkpoint.saver import Event, Saver
+from disttrain_runtime.checkpoint.writer import Facts
+from disttrain_runtime.config import WorkerConfig
+from disttrain_runtime.errors import StorageError
+from disttrain_runtime.groups import Group
+from disttrain_runtime.randomness import SCHEME
+from disttrain_runtime.reporting import Reporter
+from disttrain_runtime.sampler import SampleOrder
+from disttrain_runtime.strategies.strategy import Strategy
+
+
+class Checkpointing:
+    """State is replicated, so rank 0 has the saver; the other ranks take part in the restore only."""
+
+    def __init__(self, config: WorkerConfig, order: SampleOrder, strategy: Strategy, group: Group, reporter: Reporter) -> None:
+        self._config, self._order, self._strategy, self._group, self._reporter = config, order, strategy, group, reporter
+        checkpoint = config.run.checkpoint
+        self._cadence = Cadence(every_steps=checkpoint.every_steps, every_seconds=checkpoint.every_seconds)
+        self._mark = Mark(0, 0.0)
+        self._sampling = Sampling(seed=order.seed, randomness=SCHEME, samples=order.samples, batch_size=order.batch_size)
+        self._fingerprint = strategy.fingerprint()
+        self._saver: Saver | None = None
+
+    def restore(self, now: float) -> int:
+        """A collective. Load the newest good checkpoint, if any, and give its step."""
+        restored = self._open()
+        if restored.state is not None:
+            self._strategy.load(restored.state)
+        self._mark = Mark(restored.message.step, now)
+        if self._group.leads:
+            self._reporter.restored(restored.message)
+        return restored.message.step
+
+    def prepare(self) -> None:
+        """After the first step, when the optimizer has its state: make the memory for the copies."""
+        if self._saver is not None:
+            self._saver.prepare(self._strategy.state())
+
+    def due(self, step: int, now: float) -> bool:
+        """Rank 0's wish. Also tells what has become of the last save, and ends the run if this incarnation is fenced."""
+        if self._saver is None:
+            return False
+        self._announce(self._saver.poll())
+        return not self._saver.busy and self._cadence.due(self._mark, step, now)
+
+    def save(self, step: int, now: float) -> None:
+        """Begin to save; training waits for a memory copy only."""
+        self._mark = Mark(step, now)
+        if self._saver is not None:
+            self._announce(self._saver.save(self._strategy.state(), self._facts(step)))
+
+    def settle(self, step: int, now: float) -> bool:
+        """The state of this step is on the disk when this returns True. What is already committed is not saved again."""
+        if self._saver is None:
+            return True
+        self._announce(self._saver.finish())
+        if self._saver.committed != step:
+            self.save(step, now)
+            self._announce(self._saver.finish())
+        return self._saver.committed == step
+
+    def conclude(self, step: int, now: float) -> None:
+        """The end of training: without its last checkpoint the result would be lost, and the job must not say it succeeded."""
+        if not self.settle(step, now):
+            raise StorageError(
+                f"training finished, but its result (step {step}) could not be saved: make room on the volume and apply the job again; "
+                f"it goes on from {'step ' + str(self._saver.committed) if self._saver and self._saver.committed else 'the start'}"
+            )
+
+    def abandon(self) -> None:
+        """The run has failed; let a save under way come to its end, whatever it is."""
+        if self._saver is not None:
+            self._announce(self._saver.finish())
+
+    def _open(self) -> Restored:
+        config, checkpoint = self._config, self._config.run.checkpoint
+        if config.job_dir is None:
+            return Restored(Restore(step=0, source="none"))
+        expected = Expectation(job=config.identity.job, sampling=self._sampling, fingerprint=self._fingerprint)
+        if not self._group.leads:
+            return restore(None, expected, self._group)
+        volume, fence = open_volume(config.job_dir, Holder(config.identity.job_uid, config.identity.incarnation))
+        restored = restore(volume, expected, self._group)
+        committed = restored.message.step if restored.state is not None else None
+        self._saver = Saver(
+            volume, fence, keep=checkpoint.keep, asynchronous=checkpoint.asynchronous, committed=committed, rejected=restored.rejected
+        )
+        return restored
+
+    def _facts(self, step: int) -> Facts:
+        return Facts(
+            job=self._config.identity.job,
+            step=step,
+            world_size=self._group.world_size,
+            epoch=self._order.epoch(step),
+            position=self._order.position(step),
+            sampling=self._sampling,
+            fingerprint=self._fingerprint,
+        )
+
+    def _announce(self, events: list[Event]) -> None:
+        for event in events:
+            self._reporter.checkpoint(event)

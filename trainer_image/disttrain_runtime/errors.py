@@ -1,0 +1,100 @@
+"""What a rank can die of, and who is to blame. Standard library only: the rule is a function of the exception."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from typing import ClassVar
+
+from disttrain_contract.exits import Exit
+from disttrain_contract.failures import FailureClass
+from disttrain_contract.messages import MAX_TRACEBACK
+
+FAILED = 1
+"""What Python itself exits with after an uncaught exception."""
+
+
+class WorkerError(Exception):
+    """A failure that we recognise. Its message says what is wrong, where, and how to mend it."""
+
+    failure_class: ClassVar[FailureClass] = FailureClass.CODE
+    exit_code: ClassVar[int] = FAILED
+
+
+class EntrypointError(WorkerError):
+    """The job cannot run as written: the user must change it, a restart cannot help."""
+
+    failure_class = FailureClass.ENTRYPOINT
+    exit_code = Exit.USER_ERROR
+
+
+class TaskError(EntrypointError):
+    """`build` made a task that contradicts itself."""
+
+
+class ForeignCheckpointError(EntrypointError):
+    """The volume holds intact checkpoints, but of another task: going on would overwrite somebody's work."""
+
+
+class StorageError(WorkerError):
+    """The checkpoint volume cannot be used, so the job would run unprotected."""
+
+    failure_class = FailureClass.STORAGE
+    exit_code = Exit.STORAGE_ERROR
+
+
+class FencedError(WorkerError):
+    """A newer incarnation owns the job: this process is a leftover and must end. Nobody's fault."""
+
+    failure_class = FailureClass.NETWORK
+
+
+class PeerStoppedError(WorkerError):
+    """Another rank was told to stop; the group ended together with it, after a checkpoint."""
+
+    failure_class = FailureClass.NETWORK
+    exit_code = Exit.STOPPED
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """An exception, judged: what goes into the failure message, and the code to exit with."""
+
+    failure_class: FailureClass
+    exit_code: int
+    message: str
+    traceback: str
+
+
+VICTIM_TYPES = frozenset({"DistNetworkError", "DistBackendError", "DistStoreError"})
+"""torch.distributed raises these when a peer, the store or the network is gone."""
+
+VICTIM_TEXTS = ("/gloo/transport/", "gloo::", "Gloo connectFullMesh failed", "[c10d]", "NCCL error", "ncclRemoteError")
+"""How the same thing reads when it arrives as a bare RuntimeError: gloo prints its source path."""
+
+OUT_OF_MEMORY = frozenset({"MemoryError", "OutOfMemoryError"})
+
+
+def judge(error: BaseException) -> Verdict:
+    """Whose fault it is. A rank that fails only because a peer died is a victim (`Network`), never the culprit."""
+    failure_class, exit_code = _blame(error)
+    last_line = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+    if isinstance(error, WorkerError):
+        last_line = str(error)
+    return Verdict(failure_class, exit_code, last_line, "".join(traceback.format_exception(error))[-MAX_TRACEBACK:])
+
+
+def is_victim(error: BaseException) -> bool:
+    """True when the group broke under this rank: some peer is the culprit."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & VICTIM_TYPES) or (isinstance(error, RuntimeError) and any(t in str(error) for t in VICTIM_TEXTS))
+
+
+def _blame(error: BaseException) -> tuple[FailureClass, int]:
+    if isinstance(error, WorkerError):
+        return error.failure_class, int(error.exit_code)
+    if isinstance(error, SystemExit):
+        return FailureClass.CODE, error.code if isinstance(error.code, int) else FAILED
+    if {kind.__name__ for kind in type(error).__mro__} & OUT_OF_MEMORY:
+        return FailureClass.OOM, FAILED
+    return (FailureClass.NETWORK if is_victim(error) else FailureClass.CODE), FAILED

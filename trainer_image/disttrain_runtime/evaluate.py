@@ -1,0 +1,52 @@
+"""Evaluation over all ranks, exact: every sample counts once, sums and counts are added up, and only then divided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from disttrain_runtime.data import Batch, evaluation_batches
+from disttrain_runtime.errors import TaskError
+from disttrain_runtime.groups import Group
+from disttrain_runtime.sampler import evaluation_shares
+from disttrain_runtime.task import Task, call
+
+LOSS = "evalLoss"
+"""The metric that every task has."""
+
+
+def evaluate(task: Task, model: nn.Module, group: Group) -> dict[str, float]:
+    """The task's metrics and its mean loss on the evaluation data. A collective."""
+    names = [LOSS, *task.metrics]
+    sums = torch.zeros(len(names), 2, dtype=torch.float64, device=group.device)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            for batch in _batches(task, group):
+                sums += _measure(task, model, batch).to(sums.device)
+    finally:
+        model.train(was_training)
+    totals = group.total(sums.flatten())
+    return {name: totals[2 * i] / totals[2 * i + 1] for i, name in enumerate(names) if totals[2 * i + 1]}
+
+
+def _batches(task: Task, group: Group) -> Iterator[Batch]:
+    size = max(1, task.batch_size // group.world_size)
+    shares = list(evaluation_shares(len(task.eval_data), size, group.rank, group.world_size))
+    return evaluation_batches(task, shares, group.device)
+
+
+def _measure(task: Task, model: nn.Module, batch: Batch) -> Tensor:
+    """One row (sum, count) per metric; the mean loss counts once for each sample."""
+    outputs = call(model, batch.inputs)
+    loss = task.loss(outputs, batch.targets).double() * batch.share.own
+    rows = [torch.stack([loss, torch.tensor(batch.share.own, dtype=torch.float64, device=loss.device)])]
+    for name, metric in task.metrics.items():
+        values = metric(outputs, batch.targets)
+        if not isinstance(values, Tensor) or values.dim() == 0 or len(values) != batch.share.own:
+            raise TaskError(f"Task: metric {name!r} must give one value per sample ({batch.share.own} here), not their mean")
+        rows.append(torch.stack([values.double().sum(), torch.tensor(values.numel(), dtype=torch.float64, device=values.device)]))
+    return torch.stack(rows)

@@ -1,0 +1,23 @@
+"""How the ranks of a group keep one model in step: one technique a file, one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from disttrain_runtime.errors import EntrypointError
+from disttrain_runtime.groups import Group
+from disttrain_runtime.strategies.all_reduce import AllReduce
+from disttrain_runtime.strategies.strategy import Strategy
+from disttrain_runtime.task import Task
+
+STRATEGIES: dict[str, Callable[[Task, Group], Strategy]] = {
+    "allReduce": AllReduce,
+}
+"""By the name in `spec.strategy.synchronization.method`."""
+
+
+def make_strategy(method: str, task: Task, group: Group) -> Strategy:
+    """The chosen technique around a task's model and optimizer."""
+    if method not in STRATEGIES:
+        raise EntrypointError(f"strategy.synchronization.method {method!r} is unknown to this image; it has: {', '.join(STRATEGIES)}")
+    return STRATEGIES[method](task, group)
