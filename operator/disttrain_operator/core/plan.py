@@ -51,13 +51,13 @@ def _decide(world: World, now: datetime) -> Plan:
 def _admit(world: World, now: datetime) -> Plan:
     """The first incarnation is written down before anything is made."""
     job, status = world.job, replace(world.job.status, observed_generation=world.job.generation)
+    if finish.was_suspended(status):
+        status = narrate.with_condition(world, status, Type.SUSPENDED, False, "Resumed", "resumed", now)
     if no := admission.refusal(world):
         status = narrate.with_condition(world, status, Type.ADMITTED, False, no.reason, no.message, now)
         return Plan(status=status, wake_at=now + timing.CLAIM_RETRY if no.waits else None, reason=no.message)
     message = f"{job.spec.workers} workers"
     status = narrate.with_condition(world, status, Type.ADMITTED, True, "Accepted", f"accepted: {message}", now)
-    if finish.was_suspended(status):
-        status = narrate.with_condition(world, status, Type.SUSPENDED, False, "Resumed", "resumed", now)
     return Plan(
         status=replace(status, incarnation=1, start_time=now), wake_at=now, reason=f"start incarnation 1 with {message}"
     )
