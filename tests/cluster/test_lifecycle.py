@@ -45,7 +45,7 @@ def test_ranks_see_what_torchrun_would_have_set(cluster: Cluster) -> None:
 
 def test_suspend_saves_and_resume_goes_on_from_there(cluster: Cluster) -> None:
     cluster.apply(
-        job("pause", workers=2, args=["--steps", "300"], checkpoint={"volume": {"size": "256Mi"}, "everySteps": 100000})
+        job("pause", workers=2, args=["--epochs", "20"], checkpoint={"volume": {"size": "256Mi"}, "everySteps": 100000})
     )
     pause = cluster.job("pause")
     pause.wait_step(20)

@@ -9,13 +9,15 @@ from support.cluster import Cluster, Job, job
 pytestmark = pytest.mark.cluster
 
 STEPS = 240
+STEPS_PER_EPOCH = 15
+"""1,438 images in batches of 96."""
 KILL_RANKS = "for p in /proc/[0-9]*; do if tr '\\0' ' ' < $p/cmdline | grep -q 'runtime[.]worker'; then kill -KILL ${p#/proc/}; fi; done"
 CHECKPOINT = {"volume": {"size": "256Mi"}, "everySteps": 10}
 
 
 def digits(cluster: Cluster, name: str, workers: int = 2, steps: int = STEPS) -> Job:
     """The demo's job, shorter."""
-    cluster.apply(job(name, workers=workers, args=["--steps", str(steps)], checkpoint=CHECKPOINT))
+    cluster.apply(job(name, workers=workers, args=["--epochs", str(steps // STEPS_PER_EPOCH)], checkpoint=CHECKPOINT))
     return cluster.job(name)
 
 
@@ -112,7 +114,7 @@ def run_on_volume(cluster: Cluster, claim: str, script: str) -> None:
 
 def test_a_disk_that_fills_up_while_saving_is_a_condition_and_training_goes_on(cluster: Cluster) -> None:
     volume = {"size": "24Mi", "storageClassName": "disttrain-sized"}
-    cluster.apply(job("diskfull", args=["--steps", "600"], checkpoint={"volume": volume, "everySteps": 10}))
+    cluster.apply(job("diskfull", args=["--epochs", "60"], checkpoint={"volume": volume, "everySteps": 10}))
     train = cluster.job("diskfull")
     train.wait_checkpoint(10)
     train.sh(0, "head -c 64M /dev/zero > /checkpoints/ballast || true")
@@ -130,7 +132,7 @@ def test_a_disk_that_fills_up_while_saving_is_a_condition_and_training_goes_on(c
 def test_a_volume_that_turns_out_to_be_read_only_stops_the_job_before_it_trains_unprotected(cluster: Cluster) -> None:
     volume = {"size": "16Mi", "storageClassName": "disttrain-read-only"}
     cluster.apply(
-        job("readonly", args=["--steps", "50"], checkpoint={"volume": volume}, recovery={"budget": {"failures": 0}})
+        job("readonly", args=["--epochs", "4"], checkpoint={"volume": volume}, recovery={"budget": {"failures": 0}})
     )
     failed = cluster.job("readonly").wait("Failed")
     assert cluster.job("readonly").status["recovery"]["last"]["class"] == "Storage", failed

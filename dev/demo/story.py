@@ -1,0 +1,101 @@
+"""Follow a job with a live view and kill one of its workers in the middle."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from disttrain.sdk import Client, Happened, Job, JobGone, JobSeen
+
+KILL_AT = 0.4
+"""Share of the training after which the worker dies: late enough to have checkpoints, early enough to see it go on."""
+PATIENCE_SECONDS = 600.0
+PLAIN_EVERY_SECONDS = 5.0
+"""Without a terminal: a line at most this often."""
+
+
+@dataclass
+class Outcome:
+    """What was seen."""
+
+    job: Job | None = None
+    killed: str | None = None
+    killed_at_step: int = 0
+    resumed_seconds: float | None = None
+    seconds: float = 0.0
+    lines: list[str] = field(default_factory=list)
+
+
+class Story:
+    """One run of the demo's job."""
+
+    def __init__(self, client: Client, name: str, kill: Callable[[str], None]) -> None:
+        self._client, self._name, self._kill = client, name, kill
+        self._console = Console()
+        self._bar = Progress(
+            TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"), console=self._console
+        )  # fmt: skip
+        self._task = self._bar.add_task("starting", total=None, note="")
+        self._outcome = Outcome()
+        self._killed_at = 0.0
+        self._said = 0.0
+
+    def run(self) -> Outcome:
+        """Until the job has finished. Raises SystemExit when it takes far too long."""
+        started = time.monotonic()
+        with (
+            Live(self._bar, console=self._console, refresh_per_second=4) if self._console.is_terminal else self._console
+        ):
+            for update in self._client.watch(self._name):
+                if isinstance(update, Happened):
+                    mark = "!" if update.event.warning else "·"
+                    self._console.print(f"  {mark} {update.event.reason}: {update.event.message}", markup=False)
+                if isinstance(update, JobSeen):
+                    self._see(update.job)
+                if isinstance(update, JobGone) or (self._outcome.job is not None and self._outcome.job.finished):
+                    break
+                if time.monotonic() - started > PATIENCE_SECONDS:
+                    raise SystemExit(
+                        f"the job has not finished within {PATIENCE_SECONDS:.0f} s: see `kubectl describe dtj {self._name}`"
+                    )
+        self._outcome.seconds = time.monotonic() - started
+        return self._outcome
+
+    def _see(self, job: Job) -> None:
+        self._outcome.job = job
+        progress = job.status.progress
+        step, total = (progress.step, progress.total_steps) if progress is not None else (0, None)
+        self._show(job, step, total)
+        if self._outcome.killed is None and total and self._may_kill(job, step, total):
+            self._strike(job, step)
+        elif self._killed_at and self._outcome.resumed_seconds is None and step > self._outcome.killed_at_step:
+            self._outcome.resumed_seconds = time.monotonic() - self._killed_at
+
+    def _may_kill(self, job: Job, step: int, total: int) -> bool:
+        saved = job.status.checkpoint is not None and job.status.checkpoint.last_committed is not None
+        return saved and step >= KILL_AT * total and job.state == "Running"
+
+    def _strike(self, job: Job, step: int) -> None:
+        victim = f"{job.name}-{job.workers - 1}"
+        self._console.print(
+            f"\n  ✂ step {step}: killing worker pod {victim} (kubectl delete pod --grace-period=0 --force)\n",
+            markup=False,
+        )
+        self._outcome.killed, self._outcome.killed_at_step, self._killed_at = victim, step, time.monotonic()
+        self._kill(victim)
+
+    def _show(self, job: Job, step: int, total: int | None) -> None:
+        status = job.status
+        ready = status.workers.summary if status.workers is not None else "0"
+        loss = f"loss {status.progress.loss:.4f}" if status.progress and status.progress.loss is not None else ""
+        text = f"{job.state}, workers {ready}"
+        if self._console.is_terminal:
+            self._bar.update(self._task, completed=step, total=total, description=text, note=loss)
+        elif time.monotonic() - self._said >= PLAIN_EVERY_SECONDS:
+            self._said = time.monotonic()
+            self._console.print(f"  {text}, step {step}/{total or '?'} {loss}", markup=False)
