@@ -51,12 +51,23 @@ RUN --mount=type=secret,id=packages --mount=type=secret,id=certificates \
     if [ -f /run/secrets/packages ]; then . /run/secrets/packages; fi \
  && uv pip install --quiet --compile-bytecode ${TORCH_INDEX:+--index "$TORCH_INDEX"} "torch==${TORCH_VERSION}.*" "numpy>=2,<3"
 
+# ---------------------------------------------------------------- requirements: what pyproject.toml says of dependencies
+# Two lists of a fixed age: any other change of pyproject.toml leaves the layers below as they are.
+FROM base AS requirements
+COPY pyproject.toml /tmp/pyproject.toml
+RUN python3 -c 'import tomllib; \
+project = tomllib.load(open("/tmp/pyproject.toml", "rb"))["project"]; \
+extras = project["optional-dependencies"]; \
+write = lambda name, *of: open(f"/tmp/{name}.txt", "w").write("\n".join(sum((extras[e] for e in of), project["dependencies"])) + "\n"); \
+write("operator", "operator"); write("trainer", "worker", "examples")' \
+ && touch --date=@0 /tmp/operator.txt /tmp/trainer.txt
+
 # ---------------------------------------------------------------- operator
 FROM installer AS operator-packages
-COPY pyproject.toml /tmp/project/pyproject.toml
+COPY --from=requirements /tmp/operator.txt /tmp/requirements.txt
 RUN --mount=type=secret,id=packages --mount=type=secret,id=certificates \
     if [ -f /run/secrets/packages ]; then . /run/secrets/packages; fi \
- && uv pip install --quiet --compile-bytecode --requirements /tmp/project/pyproject.toml --extra operator
+ && uv pip install --quiet --compile-bytecode --requirements /tmp/requirements.txt
 
 FROM base AS operator
 COPY --from=operator-packages /opt/venv /opt/venv
@@ -73,10 +84,10 @@ ENTRYPOINT ["/opt/venv/bin/python", "-m", "disttrain_operator"]
 
 # ---------------------------------------------------------------- trainer
 FROM torch AS trainer
-COPY pyproject.toml /tmp/project/pyproject.toml
+COPY --from=requirements /tmp/trainer.txt /tmp/requirements.txt
 RUN --mount=type=secret,id=packages --mount=type=secret,id=certificates \
     if [ -f /run/secrets/packages ]; then . /run/secrets/packages; fi \
- && uv pip install --quiet --compile-bytecode --requirements /tmp/project/pyproject.toml --extra worker --extra examples
+ && uv pip install --quiet --compile-bytecode --requirements /tmp/requirements.txt
 COPY trainer_image/disttrain_contract /opt/disttrain/disttrain_contract
 COPY trainer_image/disttrain_runtime /opt/disttrain/disttrain_runtime
 COPY examples /workspace/examples

@@ -201,6 +201,13 @@ def heal(node: str) -> None:
     say(f"{node} is connected")
 
 
+@app.command("remove-node")
+def remove_node(node: str) -> None:
+    """Take one node away for good (`up --nodes N` adds it again)."""
+    with local.locked(paths := current_paths()):
+        local.remove_node(paths, _existing(node))
+
+
 def _existing(node: str) -> NodeNet:
     names = local.node_names(current_paths())
     if node not in names:

@@ -9,7 +9,7 @@ import fcntl
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -84,6 +84,20 @@ def down(paths: Paths) -> None:
         if paths.cluster.exists():
             shutil.rmtree(paths.cluster)
         current.note = f"tools and images stay in {paths.root}"
+
+
+def remove_node(paths: Paths, net: NodeNet) -> None:
+    """Take one node away for good; its pods are moved or deleted by their controllers."""
+    with step(f"removing {net.name}"):
+        processes = Processes(paths.processes)
+        node.stop_pods(paths, net.name, processes)
+        node.stop(net.name, processes)
+        mounts.unmount_all(paths.node(net.name))
+        network.remove_node(net)
+        cgroups.remove(f"{render.CGROUP_ROOT}/{net.name}")
+        shutil.rmtree(paths.node(net.name))
+        with suppress(ApiError):
+            Api(paths.pki).request("DELETE", path_of("Node", net.name))
 
 
 def node_names(paths: Paths) -> list[str]:

@@ -110,6 +110,12 @@ def remove_all() -> None:
         run(["ip", "netns", "delete", name])
 
 
+def remove_node(net: NodeNet) -> None:
+    """Remove the node's namespace; its cable goes with it."""
+    if (NAMESPACES / net.namespace).exists():
+        run(["ip", "netns", "delete", net.namespace])
+
+
 def _in(namespace: str, argv: list[str]) -> list[list[str]]:
     return [[*inside(namespace), *argv]]
 

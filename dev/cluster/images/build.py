@@ -17,8 +17,8 @@ from dev.cluster.paths import REPOSITORY, Paths
 from dev.cluster.progress import say, step
 
 TARGETS = ("operator", "trainer")
-# Built under a name of their own, so that pruning keeps them: what takes minutes and changes once a year.
-KEPT_STAGES = ("installer", "torch")
+# Built first, each under a name of its own, so that pruning keeps them: what takes long and changes seldom.
+STAGES = {"operator": ("installer", "operator-packages"), "trainer": ("installer", "torch")}
 # The build arguments that a person may set, as environment variables of the same names.
 ARGUMENTS = {"BASE_IMAGE": "docker.io/library/debian:bookworm-slim", "TORCH_INDEX": "", "TORCH_VERSION": "2.15"}
 
@@ -99,9 +99,7 @@ def _with_buildah(paths: Paths, target: str, chosen: Mapping[str, str], machine:
     os.environ["TMPDIR"] = str(scratch)  # buildah unpacks gigabytes there; /tmp may be a small tmpfs
     if storage.image_id(buildah.storage, chosen["BASE_IMAGE"]) is None:
         base.make(buildah.argv, chosen["BASE_IMAGE"], scratch)
-    names = {"installer": stage_name("installer"), target: image_name(target)}
-    if target == "trainer":
-        names = {"installer": stage_name("installer"), "torch": stage_name("torch"), target: image_name(target)}
+    names = {stage: stage_name(stage) for stage in STAGES[target]} | {target: image_name(target)}
     for stage, name in names.items():
         with _secrets(machine, scratch) as (secrets, mounts), step(f"image: {stage}") as current:
             argv = [*buildah.argv, "build", "--isolation", "chroot", "--layers", "--pull-never", *secrets, *mounts,
