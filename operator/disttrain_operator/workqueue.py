@@ -12,6 +12,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -44,19 +45,21 @@ K = TypeVar("K", bound=Hashable)
 
 
 class WorkQueue(Generic[K]):
-    """`handle` returns the seconds until the key is due again, or None. All methods belong to the event loop."""
+    """`handle` returns the seconds until the key is due again, or None. `context` surrounds a pass, for its log lines."""
 
     def __init__(
         self,
         handle: Callable[[K], Awaitable[float | None]],
         *,
         on_handled: Callable[[Handled], None] = lambda handled: None,
+        context: Callable[[K], AbstractContextManager[None]] = lambda key: nullcontext(),
         concurrency: int = CONCURRENCY,
         delay: Callable[[int], float] = lambda failures: backoff(failures, random.random()),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._handle = handle
         self._on_handled = on_handled
+        self._context = context
         self._concurrency = concurrency
         self._delay = delay
         self._clock = clock
@@ -86,12 +89,6 @@ class WorkQueue(Generic[K]):
         else:
             self._enqueue(key)
 
-    def forget(self, key: K) -> None:
-        """There is nothing behind this key any more."""
-        self._failures.pop(key, None)
-        self._dirty.discard(key)
-        self._cancel_timer(key)
-
     async def run(self) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as group:
@@ -103,7 +100,8 @@ class WorkQueue(Generic[K]):
             key = await self._queue.get()
             added = self._waiting.pop(key, None)
             if added is not None:
-                await self._pass(key, added)
+                with self._context(key):
+                    await self._pass(key, added)
 
     async def _pass(self, key: K, added: float) -> None:
         started = self._running[key] = self._clock()

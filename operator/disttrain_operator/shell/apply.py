@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import assert_never
@@ -40,7 +41,9 @@ class Problem:
     action: Action
     error: Exception
 
-    def __str__(self) -> str:
+    @property
+    def sentence(self) -> str:
+        """For events and logs."""
         return f"cannot {describe(self.action)}: {self.error}"
 
 
@@ -52,7 +55,7 @@ class Applier:
     cache: Cache
     lookups: Lookups
     assign: Callable[[str, Assignment], object]
-    stream: Stream
+    stream: Callable[[], Stream]
 
     async def apply(self, job: Job, actions: Iterable[Action], now: datetime) -> tuple[Problem, ...]:
         """Service and claim first: pods that wait for a claim are tried again by the scheduler only after a while."""
@@ -89,22 +92,18 @@ class Applier:
                 assert_never(action)
 
     async def _create_service(self, job: Job) -> None:
-        try:
+        with suppress(AlreadyExists):  # whose it is, the next look says
             await self.api.create(SERVICES, service.service(job))
-        except AlreadyExists:
-            pass  # whose it is, the next look says
         self.lookups.changed((job.namespace, job.name))
 
     async def _create_claim(self, job: Job, wanted: ClaimSpec) -> None:
-        try:
+        with suppress(AlreadyExists):
             await self.api.create(CLAIMS, claim.claim(job, wanted))
-        except AlreadyExists:
-            pass
         self.lookups.changed((job.namespace, job.name))
 
     async def _create_pod(self, job: Job, index: int, incarnation: int, now: datetime) -> None:
         try:
-            made = await self.api.create(PODS, pod.pod(job, index, incarnation, self.stream))
+            made = await self.api.create(PODS, pod.pod(job, index, incarnation, self.stream()))
         except AlreadyExists:
             made = await self.api.get(PODS, job.namespace, names.pod_name(job.name, index))
         if self.cache.pod_seen(made) != (job.namespace, job.name):
