@@ -1,0 +1,53 @@
+import json
+
+from dev.cluster import toolchain
+from dev.cluster.paths import Paths
+from dev.cluster.versions import ETCD, KUBE
+
+
+def _built(path, content=b"program"):
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    toolchain.checksum_file(path).write_text(json.dumps({"sha256": toolchain.sha256(path), "stamp": []}))
+
+
+def test_a_built_tool_is_used_again(tmp_path):
+    tool = tmp_path / "etcd" / "1" / "etcd"
+    _built(tool)
+    assert toolchain.is_intact(tool)
+
+
+def test_a_verified_tool_is_not_hashed_again_until_it_changes(tmp_path, monkeypatch):
+    tool = tmp_path / "etcd" / "1" / "etcd"
+    _built(tool)
+    assert toolchain.is_intact(tool)
+    monkeypatch.setattr(toolchain, "sha256", lambda path: "should not be asked")
+    assert toolchain.is_intact(tool)
+
+
+def test_a_damaged_tool_is_built_again(tmp_path):
+    tool = tmp_path / "etcd" / "1" / "etcd"
+    _built(tool)
+    assert toolchain.is_intact(tool)
+    tool.write_bytes(b"damaged")
+    assert not toolchain.is_intact(tool)
+
+
+def test_a_tool_without_its_checksum_is_built_again(tmp_path):
+    tool = tmp_path / "etcd" / "1" / "etcd"
+    _built(tool)
+    toolchain.checksum_file(tool).unlink()
+    assert not toolchain.is_intact(tool)
+
+
+def test_only_what_is_not_there_counts_as_missing(tmp_path):
+    paths = Paths(tmp_path)
+    _built(paths.tool(ETCD.name, ETCD.version))
+    assert toolchain.missing(paths, (KUBE, ETCD)) == (KUBE,)
+
+
+def test_one_binary_answers_to_all_its_names(tmp_path):
+    paths = Paths(tmp_path)
+    _built(paths.tool(KUBE.name, KUBE.version))
+    toolchain.ensure(paths, (KUBE,))
+    assert (paths.bin / "kubelet").resolve() == paths.tool(KUBE.name, KUBE.version)
