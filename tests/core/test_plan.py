@@ -409,3 +409,36 @@ def test_a_traceback_is_kept_by_its_end() -> None:
     long = replace(failed(), traceback="x" * 9000 + "the end")
     last = ask(a_job(status=running()), at_work(0), crashed(1, failure=long), at_work(2)).status.last_recovery
     assert len(last.traceback) == 4000 and last.traceback.endswith("the end")
+
+
+def test_an_agent_that_gave_up_waiting_leaves_its_last_words_in_the_pod() -> None:
+    words = a_report(1, AgentState.FAILED, failure=failed("ValueError: told at the end", rank=1))
+    answer = ask(a_job(status=running()), at_work(0), dead(1, 1, report=words), at_work(2))
+    assert answer.status.incarnation == 2 and answer.status.last_recovery.cause == "ValueError: told at the end"
+
+
+def test_such_words_of_an_incarnation_that_has_been_charged_only_free_the_name() -> None:
+    words = a_report(1, AgentState.FAILED, failure=failed(rank=1))
+    answer = ask(a_job(status=starting(2, attempts=1)), idle(0, 1), dead(1, 1, report=words), idle(2, 1))
+    assert (answer.status.incarnation, answer.status.attempts) == (2, 1)
+    assert DeletePod("mnist-1", "uid-1", force=True) in answer.actions
+
+
+CODES = {
+    64: FailureClass.ENTRYPOINT,
+    74: FailureClass.STORAGE,
+    128: FailureClass.CODE,
+    137: FailureClass.SIGNAL,
+    3: FailureClass.CODE,
+}
+
+
+@pytest.mark.parametrize(("code", "kind"), CODES.items())
+def test_without_last_words_the_exit_code_tells_the_class(code: int, kind: FailureClass) -> None:
+    answer = ask(a_job(status=running()), at_work(0), dead(1, code), at_work(2))
+    assert answer.status.last_recovery.failure_class is kind
+
+
+def test_a_container_that_cannot_be_started_is_the_images_fault() -> None:
+    answer = ask(a_job(status=starting()), idle(0), dead(1, 128, "StartError"), idle(2))
+    assert answer.status.last_recovery.failure_class is FailureClass.IMAGE
