@@ -13,7 +13,7 @@ from disttrain_contract import labels
 from disttrain_operator.shell.cache import Cache, Key
 from disttrain_operator.shell.cluster import Credentials
 
-SERVER_TIMEOUT = 600.0
+SERVER_TIMEOUT = 600
 """Seconds after which a watch is asked for anew: bounds the harm of a connection that hangs in a way nobody knew."""
 REQUEST_TIMEOUT = 60.0
 CONNECT_TIMEOUT = 10.0
@@ -99,8 +99,8 @@ def settings(*, streaming: bool = True) -> kopf.OperatorSettings:
     made.scanning.disabled = True
     made.watching.initial_streaming = streaming
     made.watching.chunk_size = 500
-    made.watching.server_timeout = SERVER_TIMEOUT
-    made.watching.label_selectors["v1/pods"] = labels.JOB
+    made.watching.server_timeout = SERVER_TIMEOUT  # a whole number: the API server refuses 600.0
+    made.watching.label_selectors["", "v1", "pods"] = labels.JOB
     made.queueing.idle_timeout = IDLE_TIMEOUT
     made.networking.request_timeout = REQUEST_TIMEOUT
     made.networking.connect_timeout = CONNECT_TIMEOUT

@@ -167,11 +167,10 @@ class Reconciler:
 
 
 def status_body(job: Job, version: str, wire: Raw) -> Raw:
-    """The whole of what a status write sends: the version makes it fail when anything was written since."""
+    """All that a write to /status needs: the server keeps the rest. The version makes it fail if anything was written since."""
     return {
         "apiVersion": labels.API_VERSION,
         "kind": labels.KIND,
         "metadata": {"name": job.name, "namespace": job.namespace, "uid": job.uid, "resourceVersion": version},
-        "spec": dict(job.raw_spec),
         "status": wire,
     }

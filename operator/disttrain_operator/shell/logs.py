@@ -16,6 +16,9 @@ _about: ContextVar[dict[str, Any] | None] = ContextVar("about", default=None)
 NOISY = ("kopf", "aiohttp", "asyncio")
 """Their INFO tells of every connection; their warnings matter."""
 
+REPEATED = ("kopf._core.reactor.orchestration", "kopf._core.reactor.running")
+"""What ends a watch ends the process, which says so once; these say it again at every level, with tracebacks."""
+
 
 @contextmanager
 def about(**fields: Any) -> Iterator[None]:
@@ -41,6 +44,8 @@ def configure(level: str, form: str) -> None:
     if level.lower() != "debug":
         for name in NOISY:
             logging.getLogger(name).setLevel(logging.WARNING)
+        for name in REPEATED:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

@@ -29,8 +29,8 @@ class Recorder:
 
     async def transition(self, job: Job, said: Iterable[Event], version: str, now: datetime) -> None:
         """After a status write; `version` is what it made."""
-        for one in said:
-            log.info("%s: %s", one.reason, one.message)
+        for one in without_echoes(said):
+            log.log(logging.WARNING if one.warning else logging.INFO, "%s: %s", one.reason, one.message)
             await self._post(job, one, version, now)
 
     async def problem(self, job: Job, reason: str, message: str, now: datetime) -> None:
@@ -52,3 +52,12 @@ class Recorder:
             pass  # said before a crash
         except ClusterError as error:
             log.warning("event not written: %s", error)
+
+
+def without_echoes(said: Iterable[Event]) -> list[Event]:
+    """Two conditions that turn for the same reason are one piece of news, a Warning if either is."""
+    found: dict[tuple[str, str], Event] = {}
+    for one in said:
+        known = found.get((one.reason, one.message))
+        found[one.reason, one.message] = one if known is None or one.warning else known
+    return list(found.values())
