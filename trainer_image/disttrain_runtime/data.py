@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from typing_extensions import override
 
 from disttrain_runtime.errors import TaskError
-from disttrain_runtime.randomness import Stream, reseed
+from disttrain_runtime.generators import reseed
+from disttrain_runtime.randomness import Stream
 from disttrain_runtime.sampler import SampleOrder, Share
 from disttrain_runtime.task import Task
 

@@ -1,16 +1,14 @@
 """Randomness as a pure function of (seed, step, rank): nothing to save, nothing to restore.
 
-Every step starts all generators anew from a key, so a step that is run again, here or on a replacement, draws the
-same numbers. The key is a splitmix64 chain: fixed by its definition, not by the version of any library.
+Every step starts all generators anew from a key (see `generators`), so a step that is run again, here or on a
+replacement, draws the same numbers. The key is a splitmix64 chain: fixed by its definition, not by a library's version.
 """
 
 from __future__ import annotations
 
-import random
 from enum import IntEnum
 
 import numpy as np
-import torch
 
 SCHEME = "splitmix64-1"
 """Written into checkpoints: an image with another scheme must not continue this one's order."""
@@ -46,14 +44,6 @@ def permutation(seed: int, epoch: int, samples: int) -> np.ndarray[tuple[int], n
         hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(_SECOND)
         hashes ^= hashes >> np.uint64(31)
     return np.argsort(hashes, kind="stable").astype(np.int64)
-
-
-def reseed(seed: int, stream: Stream, step: int, rank: int) -> None:
-    """Start torch's, numpy's and Python's global generators from (seed, step, rank). About 30 µs."""
-    bits = key(seed, stream, step, rank)
-    torch.manual_seed(bits)
-    np.random.seed((bits & 0xFFFFFFFF, bits >> 32))
-    random.seed(bits)
 
 
 def _mix(value: int) -> int:

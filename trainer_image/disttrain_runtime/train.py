@@ -12,9 +12,10 @@ from disttrain_runtime.config import WorkerConfig
 from disttrain_runtime.data import Batch, training_batches
 from disttrain_runtime.errors import PeerStoppedError
 from disttrain_runtime.evaluate import evaluate
+from disttrain_runtime.generators import reseed
 from disttrain_runtime.groups import Group
 from disttrain_runtime.progress import Meter
-from disttrain_runtime.randomness import Stream, reseed
+from disttrain_runtime.randomness import Stream
 from disttrain_runtime.reporting import Reporter
 from disttrain_runtime.sampler import SampleOrder
 from disttrain_runtime.stopping import StopRequest

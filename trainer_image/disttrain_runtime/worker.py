@@ -20,8 +20,9 @@ from disttrain_contract.messages import Failure
 from disttrain_runtime.config import WorkerConfig, from_command_line, from_env
 from disttrain_runtime.entrypoint import build_task
 from disttrain_runtime.errors import Verdict, WorkerError, is_victim, judge
+from disttrain_runtime.generators import reseed
 from disttrain_runtime.groups import form_group, leave_group
-from disttrain_runtime.randomness import Stream, reseed
+from disttrain_runtime.randomness import Stream
 from disttrain_runtime.reporting import Reporter, print_line
 from disttrain_runtime.strategies import make_strategy
 from disttrain_runtime.train import Training

@@ -13,8 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from disttrain_contract.messages import Checkpoint, CheckpointProblem
+from disttrain_runtime.checkpoint.buffers import Buffers
 from disttrain_runtime.checkpoint.fence import Fence
-from disttrain_runtime.checkpoint.snapshot import Buffers, Snapshot
+from disttrain_runtime.checkpoint.snapshot import Snapshot
 from disttrain_runtime.checkpoint.volume import Volume
 from disttrain_runtime.checkpoint.writer import Facts, explain, reason, retire, write
 

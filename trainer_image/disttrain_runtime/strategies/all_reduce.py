@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
@@ -23,6 +24,7 @@ class AllReduce(Strategy):
 
     def __init__(self, task: Task, group: Group) -> None:
         self.task, self.group = task, group
+        _check_batch_norm(task, group)
         self.model = task.model.to(group.device).train()
         devices = [group.device] if group.device.type == "cuda" else None
         self.replica = DistributedDataParallel(self.model, device_ids=devices, gradient_as_bucket_view=True)
@@ -85,6 +87,16 @@ class AllReduce(Strategy):
         if not isinstance(loss, Tensor) or loss.dim() != 0 or not loss.requires_grad:
             raise TaskError(f"Task: loss must give a scalar tensor that depends on the parameters, got {_describe(loss)}")
         return loss
+
+
+def _check_batch_norm(task: Task, group: Group) -> None:
+    """It fails on a single sample, and the smallest batch comes at the end of an epoch: say so before the first step."""
+    smallest = len(task.train_data) % task.batch_size or task.batch_size
+    if smallest // group.world_size < 2 and any(isinstance(m, _BatchNorm) for m in task.model.modules()):
+        raise TaskError(
+            f"Task: batch normalisation needs 2 samples per rank, but the smallest batch has {smallest} for {group.world_size} ranks "
+            f"({len(task.train_data)} samples in batches of {task.batch_size}): choose another batch_size"
+        )
 
 
 def _kind(value: object) -> str:

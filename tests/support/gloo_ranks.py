@@ -1,0 +1,179 @@
+"""Real worker processes with real gloo between them, forked from one parent that has torch imported already."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from disttrain_contract import env as contract
+from disttrain_contract.env import RunConfig
+from disttrain_contract.messages import Checkpoint, Failure, Progress, RankEvent, Restore, decode_rank_message
+
+PRELOAD = ["disttrain_runtime.worker", "torch._dynamo", "support.gloo_tasks"]
+DEADLINE = 90.0
+"""No story waits longer: the machine is slow, or a rank hangs."""
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(PRELOAD)
+
+
+@dataclass
+class Told:
+    """What a group said, rank by rank."""
+
+    messages: list[tuple[int, RankEvent, Any]] = field(default_factory=list)
+
+    def of(self, kind: type, rank: int | None = None) -> list[Any]:
+        """The bodies of one kind, in order."""
+        return [body for r, _, body in self.messages if isinstance(body, kind) and rank in (None, r)]
+
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        return self.of(Checkpoint)
+
+    @property
+    def restores(self) -> list[Restore]:
+        return self.of(Restore)
+
+    @property
+    def progress(self) -> Progress:
+        return self.of(Progress)[-1]
+
+    def failure(self, rank: int) -> Failure:
+        (failure,) = self.of(Failure, rank)
+        return failure
+
+
+class Ranks:
+    """One incarnation: started on entry, gone on exit."""
+
+    def __init__(self, logs: Path, run: RunConfig, world: int, *, job_dir: Path | None = None, incarnation: int = 1, uid: str = "uid-1"):
+        self.told, self.world = Told(), world
+        self._events: queue.Queue[tuple[int, Any]] = queue.Queue()
+        self._logs, self._silent = logs, 0
+        env = {
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world),
+            contract.RUN: json.dumps(asdict(run)), contract.INCARNATION: str(incarnation),
+            "DISTTRAIN_JOB": "story", "DISTTRAIN_JOB_UID": uid, "OMP_NUM_THREADS": "1",
+        }  # fmt: skip
+        if job_dir is not None:
+            env[contract.JOB_DIR] = str(job_dir)
+        self.processes = [self._start(rank, env | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(world)]
+
+    def __enter__(self) -> Ranks:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes:
+            process.kill()
+            process.join()
+
+    def wait_for(self, wanted: Callable[[int, Any], bool]) -> Any:
+        """The first message that fits."""
+        end = time.monotonic() + DEADLINE
+        while True:
+            rank, body = self._next(end)
+            if body is not None and wanted(rank, body):
+                return body
+
+    def kill(self, rank: int, number: int = signal.SIGKILL) -> None:
+        """Send a signal to one rank."""
+        pid = self.processes[rank].pid
+        assert pid is not None
+        os.kill(pid, number)
+
+    def ended(self) -> list[int | None]:
+        """Wait for all; their exit codes (negative: a signal)."""
+        end = time.monotonic() + DEADLINE
+        while self._silent < self.world:
+            self._next(end)
+        for process in self.processes:
+            process.join(max(0.1, end - time.monotonic()))
+        self.ended_codes = [process.exitcode for process in self.processes]
+        return self.ended_codes
+
+    def output(self, rank: int = 0) -> str:
+        """What a rank printed."""
+        return (self._logs / f"rank-{rank}.log").read_text()
+
+    def _next(self, end: float) -> tuple[int, Any]:
+        try:
+            rank, item = self._events.get(timeout=max(0.01, end - time.monotonic()))
+        except queue.Empty:
+            logs = "\n".join(f"--- rank {r}\n{self.output(r)}" for r in range(self.world))
+            raise AssertionError(f"nothing happened for {DEADLINE} s\n{logs}") from None
+        if item is None:
+            self._silent += 1
+            return rank, None
+        event, body = item
+        self.told.messages.append((rank, event, body))
+        return rank, body
+
+    def _start(self, rank: int, env: dict[str, str]) -> Any:
+        reader, writer = _context.Pipe(duplex=False)
+        self._logs.mkdir(parents=True, exist_ok=True)
+        process = _context.Process(target=rank_main, args=(env, writer, str(self._logs / f"rank-{rank}.log")))
+        process.start()
+        writer.close()
+        threading.Thread(target=self._listen, args=(rank, reader), daemon=True).start()
+        return process
+
+    def _listen(self, rank: int, reader: Connection) -> None:
+        with os.fdopen(os.dup(reader.fileno()), "rb") as lines:
+            for line in lines:
+                self._events.put((rank, decode_rank_message(line)))
+        self._events.put((rank, None))
+
+
+def rank_main(env: dict[str, str], writer: Connection, log: str) -> None:
+    """In the forked process: become a rank as the agent would start it."""
+    fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1, closefd=False), os.fdopen(2, "w", buffering=1, closefd=False)
+    os.environ.update(env | {contract.REPORT_FD: str(writer.fileno())})
+    from disttrain_runtime.worker import leave, main
+
+    leave(main([], os.environ))
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+class Door:
+    """Stops a rank at one exact step: it waits until the story opens the door, and the story knows that it waits."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "door"
+        os.mkfifo(self.path)
+
+    def arrive(self) -> None:
+        """Wait until the rank stands before the door."""
+        end = time.monotonic() + DEADLINE
+        while True:
+            try:
+                self._fd = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK)  # succeeds only while somebody reads
+                return
+            except OSError:
+                assert time.monotonic() < end, "the rank never came to the door"
+                threading.Event().wait(0.005)
+
+    def open(self) -> None:
+        """Let it go on."""
+        os.close(self._fd)
+
