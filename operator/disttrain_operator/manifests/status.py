@@ -159,9 +159,9 @@ def _checkpoint(checkpoint: Checkpoint) -> Wire:
         digest=str(checkpoint.digest)[:MAX_TEXT],
         time=str(checkpoint.time)[:64],
         path=str(checkpoint.path)[:MAX_TEXT],
-        incarnation=_whole(checkpoint.incarnation),
-        bytes=_whole(checkpoint.bytes),
-        seconds=measured(checkpoint.seconds),
+        incarnation=_whole(checkpoint.incarnation) or 0,
+        bytes=_whole(checkpoint.bytes) or 0,
+        seconds=measured(checkpoint.seconds) or 0.0,
     )
 
 
