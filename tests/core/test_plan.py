@@ -442,3 +442,9 @@ def test_without_last_words_the_exit_code_tells_the_class(code: int, kind: Failu
 def test_a_container_that_cannot_be_started_is_the_images_fault() -> None:
     answer = ask(a_job(status=starting()), idle(0), dead(1, 128, "StartError"), idle(2))
     assert answer.status.last_recovery.failure_class is FailureClass.IMAGE
+
+
+def test_a_finished_worker_whose_agent_still_says_goodbye_is_counted_once() -> None:
+    bye = a_pod(0, a_report(1, AgentState.FINISHED))
+    counts = ask(a_job(workers=2, status=running()), bye, at_work(1)).status.workers
+    assert (counts.ready, counts.succeeded) == (1, 1)

@@ -16,7 +16,7 @@ WARNINGS = frozenset(
 )  # fmt: skip
 """Transitions that somebody should look at."""
 
-QUIET = frozenset({"Starting", "WaitingForWorkers", "NotStarted", "WorkersReady", "Recovered"})
+QUIET = frozenset({"Starting", "WaitingForWorkers", "NotStarted", "WorkersReady", "Recovered", "Finished"})
 """Reasons that only say that things take their course: no event."""
 
 

@@ -31,7 +31,7 @@ def counts(world: World) -> WorkerCounts:
     n = job.status.incarnation
     return WorkerCounts(
         desired=0 if job.spec.suspend else job.spec.workers,
-        ready=sum(group.is_ready(p) for p in pods),
+        ready=sum(group.is_ready(p) and not group.is_finished(p, n) for p in pods),
         active=sum(group.is_active(p, n) for p in pods),
         succeeded=sum(group.is_finished(p, n) for p in pods),
         failed=sum(p.dead for p in pods),
