@@ -11,6 +11,7 @@ from dev.cluster.addresses import NodeNet
 from dev.cluster.paths import REPOSITORY, Paths
 
 ETCD = "http://127.0.0.1:2379"
+KUBELET_PORT = 10250
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,8 @@ def apiserver(paths: Paths) -> Component:
         "--enable-admission-plugins=NodeRestriction",
         # No kube-proxy runs in the hub: webhooks are called by pod address.
         "--enable-aggregator-routing=true",
+        # One worker would delete a namespace of a thousand pods for a minute.
+        "--delete-collection-workers=8",
         "--profiling=false",
     )
     return Component("apiserver", argv, paths.logs / "apiserver.log")
@@ -125,6 +128,7 @@ def kwok(paths: Paths, stages: Path) -> Component:
         "--cidr=198.18.128.0/18",
         "--node-ip=198.18.0.2",
         "--node-lease-duration-seconds=40",
+        "--v=WARN",
     )
     return Component("kwok", argv, paths.logs / "kwok.log")
 

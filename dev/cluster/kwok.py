@@ -53,12 +53,15 @@ def down(paths: Paths) -> None:
     """Remove the fake nodes with their pods, and stop KWOK."""
     api = connect(paths.pki)
     with step("removing the fake nodes"):
-        for item in api.get(f"{path_of('Node')}?labelSelector=type=kwok")["items"]:
-            _delete(api, path_of("Node", item["metadata"]["name"]))
-        for item in api.get("/api/v1/pods")["items"]:
-            if str(item["spec"].get("nodeName", "")).startswith("kwok-"):
-                meta = item["metadata"]
-                _delete(api, f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}?gracePeriodSeconds=0")
+        fake = [item["metadata"]["name"] for item in api.get(f"{path_of('Node')}?labelSelector=type=kwok")["items"]]
+        for name in fake:
+            _delete(api, path_of("Node", name))
+        pods = api.get("/api/v1/pods")["items"]
+        places = {(item["metadata"]["namespace"], item["spec"].get("nodeName")) for item in pods}
+        for namespace, name in places:
+            if name in fake:
+                selector = f"fieldSelector=spec.nodeName={name}&gracePeriodSeconds=0"
+                _delete(api, f"/api/v1/namespaces/{namespace}/pods?{selector}")
         Processes(paths.processes).stop(["kwok"])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dev.cluster import cgroups, components, mounts, network, render
+from dev.cluster import cgroups, mounts, network, render
 from dev.cluster.addresses import NodeNet
 from dev.cluster.certificates import Authority, node_identity
 from dev.cluster.command import Trouble, run, succeeds
@@ -59,23 +59,9 @@ def _cni_plugins() -> Path:
     raise Trouble("the CNI plugins are missing: apt-get install containernetworking-plugins")
 
 
-def start_runtime(paths: Paths, net: NodeNet, processes: Processes) -> None:
-    """Start containerd; `runtime_answers` tells when it is there."""
-    component = components.containerd(paths, net)
-    if not processes.is_alive(component.name):
-        paths.socket(net.name).unlink(missing_ok=True)
-    processes.ensure(component)
-
-
 def runtime_answers(paths: Paths, net: NodeNet) -> bool:
     """Whether containerd takes requests."""
     return paths.socket(net.name).exists() and succeeds([*ctr(paths, net.name), "version"])
-
-
-def start_agents(paths: Paths, net: NodeNet, processes: Processes) -> None:
-    """Start kubelet and kube-proxy."""
-    processes.ensure(components.kubelet(paths, net))
-    processes.ensure(components.proxy(paths, net))
 
 
 def stop_pods(paths: Paths, node: str, processes: Processes) -> None:

@@ -36,6 +36,11 @@ class Paths:
         return self.root / "bin"
 
     @property
+    def go_work(self) -> Path:
+        """Go's modules and compiled packages while tools are being built."""
+        return self.root / "go-work"
+
+    @property
     def cluster(self) -> Path:
         """The state of the running cluster; `down` removes all of it except `stores`."""
         return self.root / "cluster"

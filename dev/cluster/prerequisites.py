@@ -40,7 +40,6 @@ NODE = (
     Needed("|".join(str(folder / "ptp") for folder in render.CNI_PLUGINS), "containernetworking-plugins"),
     Needed("/usr/bin/busybox|/bin/busybox", "busybox-static"),
     Needed("conntrack", "conntrack"),
-    Needed("git", "git"),  # Go modules
 )
 IMAGES = (
     Needed("buildah", "buildah"),
@@ -91,7 +90,9 @@ def ensure_packages(needed: Iterable[Needed], env: Mapping[str, str]) -> None:
         stream(argv, lambda text: setattr(current, "note", text), env=quiet)
         current.note = ""
     if still := lacking(needed):
-        raise Trouble(f"{', '.join(still)}: installed, but what they should bring is not there; see versions above")
+        raise Trouble(
+            f"{', '.join(still)}: installed, but what they should bring is not there; see the output of apt-get above"
+        )
 
 
 def lacking(needed: Iterable[Needed]) -> list[str]:

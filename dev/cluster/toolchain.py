@@ -28,6 +28,10 @@ def ensure(paths: Paths, tools: Sequence[Tool]) -> dict[str, Path]:
         for name in (tool.name, *tool.links):
             _link(paths.bin / name, target)
         found[tool.name] = target
+    # Ten gigabytes that served their purpose. An interrupted build never comes here, so the next one goes on with them.
+    if paths.go_work.exists():
+        with step("removing what the compiler left"):
+            shutil.rmtree(paths.go_work)
     return found
 
 
@@ -98,7 +102,7 @@ def _build_visibly(paths: Paths, tool: Tool, target: Path) -> None:
         tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as scratch,
     ):
         work = Path(scratch)
-        built = _build(go, tool, work, current)
+        built = _build(go, tool, work, paths.go_work, current)
         # First the checksum, then the name: a binary without its checksum is never used.
         os.utime(built)
         digest = sha256(built)
@@ -107,15 +111,16 @@ def _build_visibly(paths: Paths, tool: Tool, target: Path) -> None:
         current.note = f"{target.stat().st_size // 1_000_000} MB"
 
 
-def _build(go: Path, tool: Tool, work: Path, current: Step) -> Path:
-    """Compile into `work`. Go keeps what it compiled, so an interrupted build goes on where it stopped."""
-    env = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=mod -buildvcs=false", "GOBIN": str(work)}
+def _build(go: Path, tool: Tool, work: Path, kept: Path, current: Step) -> Path:
+    """Compile into `work`. Go keeps what it compiled in `kept`, so an interrupted build goes on where it stopped."""
+    env = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=mod -buildvcs=false -modcacherw", "GOBIN": str(work),
+           "GOPATH": str(kept), "GOCACHE": str(kept / "compiled")}  # fmt: skip
     if tool.command:
         argv = [str(go), "install", "-v", "-trimpath", "-ldflags", tool.ldflags, f"{tool.command}@v{tool.version}"]
-        env["GOFLAGS"] = "-buildvcs=false"
+        env["GOFLAGS"] = "-buildvcs=false -modcacherw"
     else:
         current.note = "resolving modules"
-        (work / "go.mod").write_text(go_mod(tool, _staging(go, tool)))
+        (work / "go.mod").write_text(go_mod(tool, _staging(go, tool, env)))
         shutil.copy(GO_SOURCES / f"{tool.name}.go", work / "main.go")
         argv = [str(go), "build", "-v", "-trimpath", "-ldflags", tool.ldflags, "-o", tool.name, "."]
     compiled = 0
@@ -133,8 +138,8 @@ def _build(go: Path, tool: Tool, work: Path, current: Step) -> Path:
     return built
 
 
-def _staging(go: Path, tool: Tool) -> tuple[str, ...]:
+def _staging(go: Path, tool: Tool, env: dict[str, str]) -> tuple[str, ...]:
     if tool is not KUBE:
         return ()
-    answer = json.loads(run([str(go), "mod", "download", "-json", f"{tool.module}@v{tool.version}"]))
+    answer = json.loads(run([str(go), "mod", "download", "-json", f"{tool.module}@v{tool.version}"], env=env))
     return staging_modules(Path(answer["GoMod"]).read_text())

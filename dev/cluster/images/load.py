@@ -133,6 +133,8 @@ def _import(prefix: list[str], name: str, image: Image) -> None:
         "annotations": {"io.containerd.image.name": name},
     }
     archive = tiny.archive(blobs, [entry])
-    done = subprocess.run([*prefix, "images", "import", "-"], input=archive, capture_output=True)
+    # From containerd 1.7 on the daemon could do the import; it is ctr's own that asks for no layer that is unpacked.
+    local = ["--local"] if "--local" in run([*prefix, "images", "import", "--help"]) else []
+    done = subprocess.run([*prefix, "images", "import", *local, "-"], input=archive, capture_output=True)
     if done.returncode != 0:
         raise Trouble(f"importing {name} failed: {done.stderr.decode(errors='replace')}")
