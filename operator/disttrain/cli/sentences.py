@@ -1,0 +1,128 @@
+"""A job in words: what it makes, runs, saves, survives and how it ends. Pure; the operator's own planner and manifests answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import Any
+
+from disttrain.cli import preview, words
+from disttrain_contract import paths
+from disttrain_contract.failures import FailureClass
+from disttrain_operator.core.actions import CreateClaim, CreatePod, CreateService
+from disttrain_operator.core.model import CleanPodPolicy, Job, Verdict
+from disttrain_operator.manifests import pod, run
+
+CLEAN = {
+    CleanPodPolicy.RUNNING: "then pods that still run are removed; finished ones stay and keep their logs",
+    CleanPodPolicy.ALL: "then all pods are removed, and their logs with them (the volume keeps a copy)",
+    CleanPodPolicy.NONE: "then no pod is removed",
+}
+VERDICTS = {
+    Verdict.FAIL: "the job fails at once",
+    Verdict.RESTART_GROUP: "the group restarts, and the failure is charged to the budget",
+    Verdict.IGNORE: "the group restarts, and nothing is charged",
+}
+
+
+def makes(job: Job) -> Iterator[str]:
+    """The children, as the planner asks for them."""
+    actions = preview.first_actions(job)
+    for action in actions:
+        match action:
+            case CreateService():
+                yield f"Service {job.name}, headless: the workers' DNS names"
+            case CreateClaim(claim):
+                kind = claim.storage_class or "the cluster's default StorageClass"
+                yield f"PersistentVolumeClaim {claim.name}: {claim.size}, {', '.join(claim.access_modes)}, {kind}; it stays when the job is deleted"
+            case _:
+                pass
+    indices = [action.index for action in actions if isinstance(action, CreatePod)]
+    if indices:
+        yield _pods(job, indices)
+    if job.spec.suspend:
+        yield "nothing yet: spec.suspend is true; disttrain resume starts it"
+    if job.spec.claim is not None and job.spec.claim.size is None:
+        yield f"no claim: {job.spec.claim.name} must be there already, writable; without it the job waits"
+
+
+def _pods(job: Job, indices: list[int]) -> str:
+    first, last = f"{job.name}-{indices[0]}", f"{job.name}-{indices[-1]}"
+    names = first if first == last else f"{first} … {last}"
+    spec = pod.pod(job, 0, 1, pod.Stream(url=""))["spec"]
+    (container,) = spec["containers"]
+    return (
+        f"{words.plural(len(indices), 'pod')} {names}: {container['image']}, {_resources(container)}, "
+        f"/dev/shm {pod.shared_memory(job)}, {run.grace_seconds(job)} s to save and end"
+    )
+
+
+def _resources(container: Mapping[str, Any]) -> str:
+    wanted = container.get("resources") or {}
+    found = wanted.get("limits") or wanted.get("requests") or {}
+    return ", ".join(f"{name} {amount}" for name, amount in found.items()) or "no resources asked for"
+
+
+def runs(job: Job, program: str, processes: int) -> Iterator[str]:
+    """What the ranks do."""
+    workers, auto = job.spec.workers, job.spec.processes is None
+    counted = " (auto: one per GPU, or one without GPU)" if auto else ""
+    each = words.plural(processes, "process", "processes")
+    yield f"{program}"
+    yield f"{words.plural(workers, 'worker')} × {each} = {words.plural(workers * processes, 'rank')}{counted}"
+    config = run.run_config(job)
+    if config.entrypoint:
+        yield "disttrain's training loop: DDP, a sampler that survives failures, checkpoints, evaluation, progress"
+    else:
+        yield f"as by torchrun --nnodes {workers} --nproc-per-node {processes}: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT, PET_* are set"
+    yield f"strategy: data parallel, {config.synchronization} at every step; NCCL with GPUs, gloo without"
+
+
+def saves(job: Job) -> Iterator[str]:
+    """Cadence, place, retention."""
+    if job.spec.claim is None:
+        yield "nothing: there is no spec.checkpoint, so after any failure training starts again from step 0"
+        return
+    config = run.run_config(job)
+    checkpoint, place = config.checkpoint, paths.job_dir(paths.CHECKPOINT_MOUNT, job.name)
+    every = f"{checkpoint.every_steps} steps" if checkpoint.every_steps else words.length(checkpoint.every_seconds or 0)
+    if config.entrypoint:
+        how = "in the background" if checkpoint.asynchronous else "while training waits"
+        yield f"every {every}, {how}, to {place}/{paths.CHECKPOINTS}; the newest {checkpoint.keep} stay"
+        yield "a job of the same name goes on from the newest one that verifies"
+    else:
+        yield f"whatever the command saves itself; DISTTRAIN_JOB_DIR={place} is on the volume and outlives pods"
+
+
+def survives(job: Job) -> Iterator[str]:
+    """Failures, as the planner decides them."""
+    loss = preview.after_pod_loss(job)
+    yield f"a pod or its node is lost: {_answer(job, loss)}"
+    end = preview.failures_until_the_end(job)
+    code = preview.after_failure(job, FailureClass.CODE)
+    budget = f"; failure {end} ends the job (spec.recovery.budget.failures: {job.spec.max_failures})"
+    yield f"the program fails: {_answer(job, code)}{budget if end and not code.ends else ''}"
+    yield f"the program cannot be started or imported: {_answer(job, preview.after_failure(job, FailureClass.ENTRYPOINT, 64))}"
+    for rule in job.spec.rules:
+        when = f"exit code {', '.join(map(str, sorted(rule.exit_codes)))}" if rule.exit_codes else str(rule.reason)
+        yield f"rule: {when}: {VERDICTS[rule.action]}"
+
+
+def _answer(job: Job, outcome: preview.Outcome) -> str:
+    if outcome.ends:
+        return "the job fails at once"
+    state = "the newest checkpoint" if job.spec.claim is not None else "step 0"
+    return f"all ranks restart from {state} as the next incarnation, {'charged' if outcome.charged else 'not charged'}"
+
+
+def ends(job: Job) -> Iterator[str]:
+    """When it is over, and what is left."""
+    spec = job.spec
+    yield f"succeeded when all workers end with 0; {CLEAN[spec.clean_pod_policy]}"
+    for limit, what in (
+        (spec.startup_deadline, "failed when it has never run within"),
+        (spec.active_deadline, "failed when it has been active for"),
+        (spec.ttl, "the job is deleted after its end by"),
+    ):
+        if limit is not None:
+            yield f"{what} {words.length(limit / timedelta(seconds=1))}"
