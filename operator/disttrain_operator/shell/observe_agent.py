@@ -27,10 +27,11 @@ def agent(heard: Heard) -> AgentView | None:
 
 
 def never_heard(job: Job, pod: Pod, leading_seconds: float) -> AgentView | None:
-    """A member of a group that was running before this operator led, and that has not dialled: it has been silent since.
-    Without this a node that dies together with the operator on it would be waited for for ever."""
+    """A pod that had an agent before this operator led, and whose agent has not dialled: it has been silent since. Without
+    this a node that dies together with the operator on it would be waited for for ever."""
     quiet = leading_seconds - REDIAL_SECONDS
-    if quiet <= 0 or pod.exit is not None or pod.ip is None or not is_true(job.status.conditions, Type.RUNNING):
+    had_agent = is_true(job.status.conditions, Type.RUNNING) or pod.uid in job.status.replacing
+    if quiet <= 0 or pod.exit is not None or pod.ip is None or not had_agent:
         return None
     return AgentView(report=Report(incarnation=0, state=AgentState.IDLE), connected=False, silent_seconds=quiet)
 
