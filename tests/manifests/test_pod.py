@@ -53,6 +53,11 @@ def test_a_job_that_names_no_cadence_saves_every_minute() -> None:
     assert worker.checkpoint_mount == "/checkpoints"
 
 
+def test_a_job_without_a_volume_saves_nothing() -> None:
+    worker = WorkerEnv.from_env(env_of(container()))
+    assert (worker.run.checkpoint.every_steps, worker.run.checkpoint.every_seconds) == (None, None)
+
+
 def test_a_cadence_in_steps_is_the_only_cadence() -> None:
     spec = {"volume": {"size": "1Gi"}, "everySteps": 10, "keep": 5, "async": False}
     saving = WorkerEnv.from_env(env_of(container(checkpoint=spec))).run.checkpoint

@@ -55,7 +55,7 @@ def run_config(job: Job) -> RunConfig:
 
 def _checkpoint(spec: Mapping[str, Any]) -> CheckpointConfig:
     steps, seconds = raw.integer(spec, "everySteps"), raw.number(spec, "everySeconds")
-    if steps is None and seconds is None:
+    if spec and steps is None and seconds is None:  # a job without spec.checkpoint saves nothing
         seconds = DEFAULT_EVERY_SECONDS
     return CheckpointConfig(
         every_steps=steps,
