@@ -23,7 +23,8 @@ ENV PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
 
 # ---------------------------------------------------------------- installer: uv and an empty environment
 # /opt/disttrain is on the path of the environment through a .pth file: code is copied there without an install step.
-# uv stays in the trainer image, so that your own image is two lines: FROM disttrain/trainer, RUN uv pip install ...
+# uv (45 MB) stays in: your own image is two lines, FROM disttrain/trainer and RUN uv pip install …, and a change of code
+# rebuilds nothing but the layers of the code.
 FROM base AS installer
 ENV VIRTUAL_ENV=/opt/venv \
     UV_PYTHON=/opt/venv/bin/python \
@@ -69,8 +70,7 @@ RUN --mount=type=secret,id=packages --mount=type=secret,id=certificates \
     if [ -f /run/secrets/packages ]; then . /run/secrets/packages; fi \
  && uv pip install --quiet --compile-bytecode --requirements /tmp/requirements.txt
 
-FROM base AS operator
-COPY --from=operator-packages /opt/venv /opt/venv
+FROM operator-packages AS operator
 COPY trainer_image/disttrain_contract /opt/disttrain/disttrain_contract
 COPY operator/disttrain /opt/disttrain/disttrain
 COPY operator/disttrain_operator /opt/disttrain/disttrain_operator

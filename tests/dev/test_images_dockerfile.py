@@ -56,7 +56,7 @@ def test_torch_lies_below_everything_of_the_project():
 
 
 def test_both_images_run_as_the_plain_user_and_forward_signals():
-    final = _project().split("FROM base AS operator\n")[1].split("FROM torch AS trainer\n")
+    final = _project().split("FROM operator-packages AS operator\n")[1].split("FROM torch AS trainer\n")
     for part in final:
         assert "\nUSER 1000:1000\n" in part
         assert '\nENTRYPOINT ["' in part

@@ -28,9 +28,9 @@ def image_name(target: str) -> str:
     return f"docker.io/disttrain/{target}:dev"
 
 
-def stage_name(stage: str) -> str:
-    """What buildah calls an intermediate stage that is kept."""
-    return f"localhost/disttrain/{stage}:dev"
+def name_of(stage: str) -> str:
+    """The name of a target's image, or of an intermediate stage that is kept."""
+    return image_name(stage) if stage in TARGETS else f"localhost/disttrain/{stage}:dev"
 
 
 def arguments(env: Mapping[str, str]) -> dict[str, str]:
@@ -59,19 +59,19 @@ class Buildah:
 def build(paths: Paths, env: Mapping[str, str], *, docker: bool) -> list[str]:
     """Build every target whose inputs changed; returns the names of those that were built."""
     chosen = arguments(env)
+    paths.images.mkdir(parents=True, exist_ok=True)
     built = []
     for target in TARGETS:
         wanted = inputs.digest(REPOSITORY, target, chosen)
-        if _recorded(paths, target) == wanted and _exists(paths, target, docker):
+        if _is_current(paths, target, wanted, docker):
             say(f"  ✓ image {target} is up to date")
             continue
+        machine = settings.of_this_machine(env)
         if docker:
-            _with_docker(target, chosen, settings.of_this_machine(env))
+            _with_docker(target, chosen, machine)
         else:
-            _with_buildah(paths, target, chosen, settings.of_this_machine(env))
-        record = paths.images / f"{target}.json"
-        record.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps({"inputs": wanted}))
+            _with_buildah(paths, target, chosen, machine)
+        _record(paths, target, wanted)
         built.append(target)
     if built and not docker:
         # What the new images replaced; the named stages and their ancestors stay.
@@ -79,17 +79,20 @@ def build(paths: Paths, env: Mapping[str, str], *, docker: bool) -> list[str]:
     return built
 
 
-def _recorded(paths: Paths, target: str) -> str | None:
+def _is_current(paths: Paths, stage: str, wanted: str, docker: bool) -> bool:
     try:
-        return str(json.loads((paths.images / f"{target}.json").read_text())["inputs"])
+        recorded = json.loads((paths.images / f"{stage}.json").read_text())["inputs"]
     except (OSError, ValueError, KeyError):
-        return None
-
-
-def _exists(paths: Paths, target: str, docker: bool) -> bool:
+        return False
     if docker:
-        return bool(run(["docker", "images", "--quiet", image_name(target)]).strip())
-    return storage.image_id(Buildah(paths).storage, image_name(target)) is not None
+        exists = bool(run(["docker", "images", "--quiet", name_of(stage)]).strip())
+    else:
+        exists = storage.image_id(Buildah(paths).storage, name_of(stage)) is not None
+    return bool(recorded == wanted) and exists
+
+
+def _record(paths: Paths, stage: str, digest: str) -> None:
+    (paths.images / f"{stage}.json").write_text(json.dumps({"inputs": digest}))
 
 
 def _with_buildah(paths: Paths, target: str, chosen: Mapping[str, str], machine: Settings) -> None:
@@ -99,14 +102,21 @@ def _with_buildah(paths: Paths, target: str, chosen: Mapping[str, str], machine:
     os.environ["TMPDIR"] = str(scratch)  # buildah unpacks gigabytes there; /tmp may be a small tmpfs
     if storage.image_id(buildah.storage, chosen["BASE_IMAGE"]) is None:
         base.make(buildah.argv, chosen["BASE_IMAGE"], scratch)
-    names = {stage: stage_name(stage) for stage in STAGES[target]} | {target: image_name(target)}
-    for stage, name in names.items():
-        with _secrets(machine, scratch) as (secrets, mounts), step(f"image: {stage}") as current:
-            argv = [*buildah.argv, "build", "--isolation", "chroot", "--layers", "--pull-never", *secrets, *mounts,
-                    *_arguments(chosen), "--target", stage, "--tag", name, "--file", str(REPOSITORY / "Dockerfile"),
-                    str(REPOSITORY)]  # fmt: skip
-            stream(argv, lambda text: setattr(current, "note", text.strip()), log=paths.images / f"{stage}.log")
-            current.note = ""
+    for stage in STAGES[target]:
+        wanted = inputs.digest(REPOSITORY, stage, chosen)
+        if not _is_current(paths, stage, wanted, docker=False):
+            _stage_with_buildah(paths, stage, chosen, machine, scratch)
+            _record(paths, stage, wanted)
+    _stage_with_buildah(paths, target, chosen, machine, scratch)
+
+
+def _stage_with_buildah(paths: Paths, stage: str, chosen: Mapping[str, str], machine: Settings, scratch: Path) -> None:
+    with _secrets(machine, scratch) as (secrets, mounts), step(f"image: {stage}") as current:
+        argv = [*Buildah(paths).argv, "build", "--isolation", "chroot", "--layers", "--pull-never", *secrets, *mounts,
+                *_arguments(chosen), "--target", stage, "--tag", name_of(stage),
+                "--file", str(REPOSITORY / "Dockerfile"), str(REPOSITORY)]  # fmt: skip
+        stream(argv, lambda text: setattr(current, "note", text.strip()), log=paths.images / f"{stage}.log")
+        current.note = ""
 
 
 def _with_docker(target: str, chosen: Mapping[str, str], machine: Settings) -> None:
