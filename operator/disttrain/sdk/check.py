@@ -62,12 +62,7 @@ def _sentence(error: Any) -> str:
         case "string_pattern_mismatch":
             return f"must match {error['ctx']['pattern']}"
         case _:
-            return (
-                str(error["msg"])
-                .replace("Input should be", "must be")
-                .replace("String should", "must")
-                .replace("a valid ", "a ")
-            )
+            return str(error["msg"]).replace("Input should be", "must be").replace("String should", "must")
 
 
 def _shown(error: Any) -> str:

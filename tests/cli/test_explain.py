@@ -1,0 +1,157 @@
+"""`disttrain explain`: no cluster, the operator's own planner, the CRD's own rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tests.cli.conftest import Cli
+from tests.sdk.conftest import job
+
+File = Callable[[dict[str, Any]], str]
+
+
+@pytest.fixture
+def explained(cli: Cli, file: File, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """What is said about a spec."""
+    monkeypatch.setenv("KUBECONFIG", "/nowhere")
+
+    def explain(**spec: Any) -> str:
+        done = cli("explain", "-f", file(job(**spec)))
+        assert done.code == 0, done.err
+        return " ".join(done.out.split())
+
+    return explain
+
+
+def test_it_lists_what_would_be_made(explained: Callable[..., str]) -> None:
+    said = explained(checkpoint={"volume": {"size": "2Gi"}}, resources={"limits": {"cpu": 1, "memory": "4Gi"}})
+    assert "Service mnist, headless" in said
+    assert "PersistentVolumeClaim mnist-checkpoints: 2Gi, ReadWriteMany, the cluster's default StorageClass" in said
+    assert "3 pods mnist-0 … mnist-2: trainer:dev, cpu 1, memory 4Gi, /dev/shm 2048Mi, 30 s to save and end" in said
+
+
+def test_a_named_claim_is_used_and_not_made(explained: Callable[..., str]) -> None:
+    said = explained(checkpoint={"volume": {"claimName": "disk"}})
+    assert "disk must be there already" in said
+    assert "PersistentVolumeClaim" not in said
+
+
+def test_a_suspended_job_makes_nothing(explained: Callable[..., str]) -> None:
+    said = explained(suspend=True)
+    assert "nothing yet: spec.suspend is true" in said
+    assert "pods" not in said.split("runs")[0]
+
+
+def test_ranks_come_from_workers_and_processes_or_gpus(explained: Callable[..., str]) -> None:
+    assert "3 workers × 2 processes = 6 ranks as by torchrun" in explained(processesPerWorker=2)
+    said = explained(workers=2, resources={"limits": {"nvidia.com/gpu": 4}})
+    assert "2 workers × 4 processes = 8 ranks (auto: one per GPU, or one without GPU)" in said
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "says"),
+    [
+        ({}, "every 1m, in the background, to /checkpoints/mnist/checkpoints; the newest 3 stay"),
+        (
+            {"everySteps": 50, "keep": 5},
+            "every 50 steps, in the background, to /checkpoints/mnist/checkpoints; the newest 5 stay",
+        ),
+        ({"everySeconds": 90, "async": False}, "every 1m30s, while training waits"),
+    ],
+)
+def test_the_cadence_is_said(cli: Cli, file: File, checkpoint: dict[str, Any], says: str) -> None:
+    raw = job(entrypoint="my.task:build", checkpoint={"volume": {"size": "1Gi"}, **checkpoint})
+    del raw["spec"]["command"]
+    assert says in " ".join(cli("explain", "-f", file(raw)).out.split())
+
+
+def test_without_checkpoints_it_warns(explained: Callable[..., str]) -> None:
+    said = explained()
+    assert "nothing: there is no spec.checkpoint, so after any failure training starts again from step 0" in said
+    assert "restart from step 0 as the next incarnation" in said
+
+
+@pytest.mark.parametrize(("failures", "last"), [(0, 1), (5, 6), (20, 21)])
+def test_the_budget_is_counted_by_the_planner(explained: Callable[..., str], failures: int, last: int) -> None:
+    said = explained(recovery={"budget": {"failures": failures}})
+    if failures == 0:
+        assert "the program fails: the job fails at once" in said
+    else:
+        assert f"failure {last} ends the job (spec.recovery.budget.failures: {failures})" in said
+    assert "a pod or its node is lost: all ranks restart" in said
+    assert "not charged" in said
+
+
+def test_rules_change_the_answer(explained: Callable[..., str]) -> None:
+    said = explained(
+        recovery={"rules": [{"onReason": "CodeError", "action": "Ignore"}, {"onExitCodes": [3, 2], "action": "Fail"}]}
+    )
+    assert "the program fails: all ranks restart from step 0 as the next incarnation, not charged the program" in said
+    assert "rule: exit code 2, 3: the job fails at once" in said
+
+
+def test_deadlines_and_cleaning_are_said(explained: Callable[..., str]) -> None:
+    said = explained(
+        activeDeadlineSeconds=7200, startupDeadlineSeconds=60, ttlSecondsAfterFinished=86400, cleanPodPolicy="All"
+    )
+    for sentence in (
+        "never run within 1m",
+        "active for 2h",
+        "deleted after its end by 1d",
+        "then all pods are removed",
+    ):
+        assert sentence in said
+
+
+GOOD = {"image": "x", "command": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({"wrkers": 3}, "spec.wrkers: unknown field, did you mean spec.workers?"),
+        (
+            {"checkpoint": {"volume": {"siz": "1Gi"}}},
+            "spec.checkpoint.volume.siz: unknown field, did you mean spec.checkpoint.volume.size?",
+        ),
+        ({"zzz": 3}, "spec.zzz: unknown field\n"),
+        ({"workers": "three"}, "spec.workers: must be a valid integer, not 'three'"),
+        ({"workers": "3"}, "spec.workers: must be a valid integer, not '3'"),
+        ({"workers": 0}, "spec.workers: must be greater than or equal to 1, not 0"),
+        (
+            {"processesPerWorker": "many"},
+            "spec.processesPerWorker: must be a valid integer or must be 'auto', not 'many'",
+        ),
+        ({"processesPerWorker": 99}, "spec.processesPerWorker must be auto or a number from 1 to 64"),
+        ({"volumes": [{"name": "x"}]}, "spec.volumes[0].mountPath: is missing"),
+        (
+            {"volumes": [{"name": "token", "mountPath": "/x", "emptyDir": {}}]},
+            "spec.volumes[0]: checkpoints, scratch, shared-memory and",
+        ),
+        ({"command": []}, "spec: set exactly one of entrypoint"),
+        ({"entrypoint": "a:b"}, "spec: set exactly one of entrypoint"),
+        ({"env": [{"name": "RANK", "value": "1"}]}, "spec.env sets a name that the runtime sets itself"),
+        ({"standby": 1}, "spec.standby: not implemented yet: spec.standby"),
+        (
+            {"strategy": {"synchronization": {"method": "gossip"}}},
+            "spec.strategy.synchronization.method other than allReduce",
+        ),
+        ({"checkpoint": {"volume": {"size": "1Gi", "claimName": "x"}}}, "set exactly one of claimName"),
+    ],
+)
+def test_what_the_api_server_would_refuse_is_refused_here(
+    cli: Cli, file: File, spec: dict[str, Any], says: str
+) -> None:
+    done = cli("explain", "-f", file(job() | {"spec": GOOD | spec}))
+    assert done.code == 2
+    assert says in done.err
+    assert "would be refused" in done.err
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("x" * 53, "must have at most 52 characters"), ("Mnist", "must start with a letter")]
+)
+def test_a_name_that_pods_cannot_have_is_refused(cli: Cli, file: File, name: str, says: str) -> None:
+    assert f"metadata.name {says}" in cli("explain", "-f", file(job(name))).err
