@@ -93,7 +93,8 @@ COPY trainer_image/disttrain_runtime /opt/disttrain/disttrain_runtime
 COPY examples /workspace/examples
 RUN python -m compileall -q --invalidation-mode unchecked-hash /opt/disttrain /workspace
 ENV HOME=/home/disttrain \
-    PYTHONPATH=/workspace/examples:/workspace
+    PYTHONPATH=/workspace/examples:/workspace \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 1000:1000
 WORKDIR /workspace
 ENTRYPOINT ["/opt/venv/bin/python", "-m", "disttrain_runtime.agent"]

@@ -165,10 +165,11 @@ def env() -> None:
 def tools() -> None:
     """Build or find kubectl and helm; with our own cluster also its servers."""
     paths = current_paths()
-    if _announced(paths) is Provider.LOCAL:
-        toolchain.ensure(paths, (*CLUSTER_TOOLS, *USER_TOOLS))
-    else:
-        toolchain.find_or_ensure(paths, USER_TOOLS)
+    with local.locked(paths):
+        if _announced(paths) is Provider.LOCAL:
+            toolchain.ensure(paths, (*CLUSTER_TOOLS, *USER_TOOLS))
+        else:
+            toolchain.find_or_ensure(paths, USER_TOOLS)
     for link in sorted(paths.bin.iterdir()):
         say(f"{link.name:26} {link.resolve()}")
 

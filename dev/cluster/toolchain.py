@@ -97,6 +97,8 @@ def _link(link: Path, target: Path) -> None:
 def _build_visibly(paths: Paths, tool: Tool, target: Path) -> None:
     go = golang.find_or_install(paths)
     target.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in target.parent.glob(".build-*"):  # of a build that was killed; the caller holds the lock
+        shutil.rmtree(leftover)
     with (
         step(f"building {tool.name} {tool.version}") as current,
         tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as scratch,

@@ -31,6 +31,12 @@ def test_a_folder_of_wheels_is_mounted():
     assert dict(settings.variables)["UV_FIND_LINKS"] == FIND_LINKS
 
 
+def test_docker_cannot_mount_a_folder_of_wheels_so_it_is_left_out():
+    settings = derive(pip_settings(LISTING), {}, {"/opt/wheels": True}, can_mount=False)
+    assert settings.find_links is None
+    assert "UV_FIND_LINKS" not in dict(settings.variables)
+
+
 def test_a_proxy_is_passed_on():
     assert dict(derive({}, {"https_proxy": "http://proxy:3128"}, {}).variables) == {"https_proxy": "http://proxy:3128"}
 

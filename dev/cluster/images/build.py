@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -66,7 +65,7 @@ def build(paths: Paths, env: Mapping[str, str], *, docker: bool) -> list[str]:
         if _is_current(paths, target, wanted, docker):
             say(f"  ✓ image {target} is up to date")
             continue
-        machine = settings.of_this_machine(env)
+        machine = settings.of_this_machine(env, can_mount=not docker)
         if docker:
             _with_docker(target, chosen, machine)
         else:
@@ -99,7 +98,6 @@ def _with_buildah(paths: Paths, target: str, chosen: Mapping[str, str], machine:
     buildah = Buildah(paths)
     scratch = paths.images / "tmp"
     scratch.mkdir(parents=True, exist_ok=True)
-    os.environ["TMPDIR"] = str(scratch)  # buildah unpacks gigabytes there; /tmp may be a small tmpfs
     if storage.image_id(buildah.storage, chosen["BASE_IMAGE"]) is None:
         base.make(buildah.argv, chosen["BASE_IMAGE"], scratch)
     for stage in STAGES[target]:
@@ -115,7 +113,9 @@ def _stage_with_buildah(paths: Paths, stage: str, chosen: Mapping[str, str], mac
         argv = [*Buildah(paths).argv, "build", "--isolation", "chroot", "--layers", "--pull-never", *secrets, *mounts,
                 *_arguments(chosen), "--target", stage, "--tag", name_of(stage),
                 "--file", str(REPOSITORY / "Dockerfile"), str(REPOSITORY)]  # fmt: skip
-        stream(argv, lambda text: setattr(current, "note", text.strip()), log=paths.images / f"{stage}.log")
+        # buildah unpacks gigabytes into TMPDIR, and /tmp may be a small tmpfs.
+        env = {"TMPDIR": str(scratch)}
+        stream(argv, lambda text: setattr(current, "note", text.strip()), env=env, log=paths.images / f"{stage}.log")
         current.note = ""
 
 

@@ -54,14 +54,22 @@ def pip_settings(listing: str) -> dict[str, str]:
     return found
 
 
-def derive(pip: Mapping[str, str], env: Mapping[str, str], is_folder: Mapping[str, bool]) -> Settings:
-    """Turn pip's settings and the environment into those of the build. Pure; `is_folder` tells about find-links."""
+def derive(
+    pip: Mapping[str, str], env: Mapping[str, str], is_folder: Mapping[str, bool], *, can_mount: bool = True
+) -> Settings:
+    """Turn pip's settings and the environment into those of the build. Pure.
+
+    `is_folder` tells about find-links: a folder of wheels reaches the build only if it can be mounted (buildah can,
+    `docker build` cannot).
+    """
     variables: dict[str, str] = {}
     find_links: Path | None = None
     for name, value in pip.items():
         if name == "cert":
             continue
         if name == "find-links" and is_folder.get(value):
+            if not can_mount:
+                continue
             find_links, value = Path(value), FIND_LINKS
         variables["PIP_" + name.upper().replace("-", "_")] = value
         if name in UV_NAMES:
@@ -75,7 +83,7 @@ def derive(pip: Mapping[str, str], env: Mapping[str, str], is_folder: Mapping[st
     return Settings(tuple(sorted(variables.items())), certificates, find_links)
 
 
-def of_this_machine(env: Mapping[str, str]) -> Settings:
+def of_this_machine(env: Mapping[str, str], *, can_mount: bool) -> Settings:
     """The settings of pip and of the environment, here and now."""
     pip = [sys.executable, "-m", "pip"]
     if not succeeds([*pip, "--version"]):
@@ -83,7 +91,7 @@ def of_this_machine(env: Mapping[str, str]) -> Settings:
     listing = run([*pip, "config", "list"]) if succeeds([*pip, "--version"]) else ""
     settings = pip_settings(listing)
     links = settings.get("find-links", "")
-    return derive(settings, env, {links: Path(links).is_dir()} if links else {})
+    return derive(settings, env, {links: Path(links).is_dir()} if links else {}, can_mount=can_mount)
 
 
 def apt_configuration() -> str:
