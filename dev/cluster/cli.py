@@ -131,7 +131,8 @@ def image_load() -> None:
     paths = current_paths()
     match _announced(paths):
         case Provider.GIVEN:
-            say(given.push_instructions())
+            builder = ["docker"] if succeeds(["docker", "info"]) else build.Buildah(paths).argv
+            say(given.push_instructions(builder))
         case Provider.KIND:
             kind.load()
         case Provider.LOCAL:

@@ -36,10 +36,10 @@ def ensure(paths: Paths, tools: Sequence[Tool]) -> dict[str, Path]:
 
 
 def find_or_ensure(paths: Paths, tools: Sequence[Tool]) -> None:
-    """Link what the machine has on PATH already, build the rest: for clusters that are not ours."""
+    """Use what was built before, else link what the machine has on PATH, else build: for clusters that are not ours."""
     for tool in tools:
         elsewhere = shutil.which(tool.name)
-        if elsewhere and Path(elsewhere).parent != paths.bin:
+        if elsewhere and Path(elsewhere).parent != paths.bin and missing(paths, (tool,)):
             _link(paths.bin / tool.name, Path(elsewhere))
         else:
             ensure(paths, (tool,))

@@ -1,5 +1,6 @@
 import yaml
 from dev.cluster import given, kind
+from dev.cluster.images.build import TARGETS, image_name
 
 
 def test_a_kind_cluster_of_two_nodes_has_one_control_plane():
@@ -7,7 +8,7 @@ def test_a_kind_cluster_of_two_nodes_has_one_control_plane():
 
 
 def test_whoever_brings_a_cluster_is_told_how_images_get_there():
-    text = given.push_instructions()
-    assert "--target operator" in text
-    assert "--target trainer" in text
-    assert "docker push" in text
+    text = given.push_instructions(["docker"])
+    for target in TARGETS:
+        assert f"docker tag {image_name(target)} REGISTRY/disttrain-{target}:dev" in text
+        assert f"docker push REGISTRY/disttrain-{target}:dev" in text

@@ -1,8 +1,9 @@
 import json
+from pathlib import Path
 
 from dev.cluster import toolchain
 from dev.cluster.paths import Paths
-from dev.cluster.versions import ETCD, KUBE
+from dev.cluster.versions import ETCD, KUBE, KUBECTL
 
 
 def _built(path, content=b"program"):
@@ -51,3 +52,18 @@ def test_one_binary_answers_to_all_its_names(tmp_path):
     _built(paths.tool(KUBE.name, KUBE.version))
     toolchain.ensure(paths, (KUBE,))
     assert (paths.bin / "kubelet").resolve() == paths.tool(KUBE.name, KUBE.version)
+
+
+def test_what_the_machine_has_is_good_enough_for_somebody_elses_cluster(tmp_path, monkeypatch):
+    paths = Paths(tmp_path)
+    monkeypatch.setattr(toolchain.shutil, "which", lambda name: f"/usr/bin/{name}")
+    toolchain.find_or_ensure(paths, (KUBECTL,))
+    assert (paths.bin / "kubectl").readlink() == Path("/usr/bin/kubectl")
+
+
+def test_but_it_never_takes_the_place_of_the_one_that_was_built(tmp_path, monkeypatch):
+    paths = Paths(tmp_path)
+    _built(paths.tool(KUBECTL.name, KUBECTL.version))
+    monkeypatch.setattr(toolchain.shutil, "which", lambda name: f"/usr/bin/{name}")
+    toolchain.find_or_ensure(paths, (KUBECTL,))
+    assert (paths.bin / "kubectl").resolve() == paths.tool(KUBECTL.name, KUBECTL.version)
