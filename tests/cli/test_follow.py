@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from datetime import UTC, datetime
 
 import pytest
 from rich.console import Console
@@ -13,8 +14,10 @@ from disttrain.cli import follow
 from disttrain.cli.follow import FollowView, panel
 from disttrain.sdk import Job, JobSeen, Tick
 
+NOW = datetime(2030, 1, 1, 0, 1, 23, tzinfo=UTC)
 STATUS = {
     "state": "Running",
+    "startTime": "2030-01-01T00:00:00Z",
     "workers": {"summary": "3/3"},
     "progress": {
         "step": 130,
@@ -44,7 +47,7 @@ def text_of(console: Console) -> str:
 
 def test_the_panel_shows_where_training_is() -> None:
     console = terminal()
-    console.print(panel(seen(**STATUS).job, elapsed=83))
+    console.print(panel(seen(**STATUS).job, NOW))
     shown = text_of(console)
     assert "mnist  Running  1m23s" in shown
     assert "step 130/300 epoch 2  loss 0.3215  1,234 samples/s  ETA 1m20s" in shown
@@ -53,8 +56,8 @@ def test_the_panel_shows_where_training_is() -> None:
 
 def test_a_job_without_status_has_a_panel_too() -> None:
     console = terminal()
-    console.print(panel(Job(job()), elapsed=0))
-    assert "mnist  Pending  0s" in text_of(console)
+    console.print(panel(Job(job()), NOW))
+    assert "mnist  Pending  -" in text_of(console)
     assert "workers 0/3   checkpoint -   recoveries 0" in text_of(console)
 
 

@@ -115,7 +115,7 @@ def test_following_goes_on_in_the_pod_that_replaces_a_lost_one(running: FakeApi,
     until(lambda: len(seen) == 3)
     assert [line.text for line in seen] == [
         "before",
-        "mnist-1 was replaced by a new pod on node-2, made for incarnation 1",
+        "replaced by a new pod on node-2, made for incarnation 1",
         "after",
     ]
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from disttrain.sdk import Client, Happening, Job, Worker
 
 EVENTS_SHOWN = 15
+MAX_PROGRAM = 160
+"""A whole script in `python -c` is cut here."""
 
 
 def describe(
@@ -78,13 +80,9 @@ def _heading(console: Console, job: Job, now: datetime) -> None:
     from disttrain.cli import words
     from disttrain.cli.palette import state_style
 
-    console.print(
-        Text.assemble((job.name, "bold"), "  ", (job.state, f"bold {state_style(job.state)}")),
-        Text(
-            f"namespace {job.namespace}, submitted {words.age(job.created, now)} ago, incarnation {job.status.incarnation or 0}",
-            style="dim",
-        ),
-    )
+    console.print(Text.assemble((job.name, "bold"), "  ", (job.state, f"bold {state_style(job.state)}")))
+    since = f"submitted {words.age(job.created, now)} ago"
+    console.print(Text(f"namespace {job.namespace}, {since}, incarnation {job.status.incarnation or 0}", style="dim"))
 
 
 def _facts(console: Console, job: Job, now: datetime, claim: Mapping[str, Any] | None) -> None:
@@ -115,7 +113,8 @@ def what_runs(spec: Mapping[str, Any]) -> str:
     import shlex
 
     program = [spec["entrypoint"]] if spec.get("entrypoint") else list(spec.get("command") or ())
-    return shlex.join(str(word) for word in (*program, *(spec.get("args") or ())))
+    line = " ".join(shlex.join(str(word) for word in (*program, *(spec.get("args") or ()))).split())
+    return line if len(line) <= MAX_PROGRAM else line[: MAX_PROGRAM - 1] + "…"
 
 
 def _checkpoint(job: Job, now: datetime) -> str:

@@ -11,13 +11,15 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from disttrain.cli import advice, words
+from disttrain.cli import advice, session, words
 from disttrain.cli.narrator import Narrator, Said
 from disttrain.cli.palette import TONES, state_style
-from disttrain.sdk.job import Job
+from disttrain.sdk.job import Job, parse_time
 from disttrain.sdk.updates import JobSeen, Tick, Update
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from rich.console import Console, RenderableType
     from rich.live import Live
 
@@ -105,36 +107,38 @@ class FollowView:
         self.say("  ".join(part for part in parts if part))
 
     def _panel(self) -> RenderableType:
-        from rich.text import Text
-
-        return panel(self.job, time.monotonic() - self._began) if self.job is not None else Text("…")
+        return panel(self.job, session.now()) if self.job is not None else ""
 
 
-def panel(job: Job, elapsed: float) -> RenderableType:
-    """The three lines that stay at the bottom of a terminal."""
+def panel(job: Job, now: datetime) -> RenderableType:
+    """The lines that stay at the bottom of a terminal."""
     from rich.console import Group
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
     from rich.text import Text
 
+    began = parse_time(job.status.start_time) or job.created
     head = Text.assemble(
-        (job.name, "bold"), "  ", (job.state, state_style(job.state)), "  ", (words.length(elapsed), "dim")
-    )
-    at = job.status.progress
-    bar = Table.grid(padding=(0, 1))
-    total = at.total_steps if at is not None else None
-    bar.add_row(
-        ProgressBar(
-            total=total, completed=min(at.step, total) if at is not None and total else 0, width=40, pulse=not total
-        ),
-        Text(f"step {words.steps(job)}", style="bold"),
-        Text(words.pace(job)),
+        (job.name, "bold"), "  ", (job.state, state_style(job.state)), "  ", (words.age(began, now), "dim")
     )
     foot = Text.assemble(
         ("workers ", "dim"), words.workers(job), ("   checkpoint ", "dim"), words.checkpoint(job),
         ("   recoveries ", "dim"), words.recoveries(job),
     )  # fmt: skip
-    return Group(head, bar, foot)
+    return Group(head, *_bar(job), foot)
+
+
+def _bar(job: Job) -> list[RenderableType]:
+    """Nothing for a program that reports no progress."""
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    at = job.status.progress
+    if at is None:
+        return []
+    line = Table.grid(padding=(0, 1))
+    done = ProgressBar(total=at.total_steps, completed=at.step, width=40, pulse=not at.total_steps)
+    line.add_row(done, Text(f"step {words.steps(job)}", style="bold"), Text(words.pace(job)))
+    return [line]
 
 
 def summary(job: Job | None, console: Console, prog: str = "disttrain") -> None:

@@ -54,6 +54,8 @@ def logs(
     except KeyboardInterrupt:
         session.err().print("the job goes on")
         return Exit.INTERRUPTED
+    if not printed:
+        session.err().print("nothing has been printed" + (" by these ranks" if ranks is not None else ""))
     if previous or not printed:
         _where_old_logs_are(client, name)
     return Exit.SUCCEEDED

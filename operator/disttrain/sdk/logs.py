@@ -166,7 +166,7 @@ class Following:
             )
         if old is not None:
             where = f" on {worker.node}" if worker.node else ""
-            text = f"{worker.name} was replaced by a new pod{where}, made for incarnation {worker.incarnation}"
+            text = f"replaced by a new pod{where}, made for incarnation {worker.incarnation}"
             yield LogLine(worker.name, None, "", text, note=True)
         self._read[worker.name] = worker.uid
         log = PodLog(self._transport, self._job.namespace, worker.name, follow=True, tail=self._selection.tail)
