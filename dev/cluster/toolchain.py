@@ -23,7 +23,7 @@ def ensure(paths: Paths, tools: Sequence[Tool]) -> dict[str, Path]:
     found = {}
     for tool in tools:
         target = paths.tool(tool.name, tool.version)
-        if not is_intact(target):
+        if not is_intact(target, recipe(tool)):
             _build_visibly(paths, tool, target)
         for name in (tool.name, *tool.links):
             _link(paths.bin / name, target)
@@ -55,8 +55,15 @@ def checksum_file(binary: Path) -> Path:
     return binary.with_name(binary.name + ".sha256")
 
 
-def is_intact(binary: Path) -> bool:
-    """Whether the binary is there and is the one that was built.
+def recipe(tool: Tool) -> str:
+    """A digest of how the tool is built: another recipe of the same version is another program."""
+    source = GO_SOURCES / f"{tool.name}.go"
+    main = source.read_bytes() if source.exists() else b""
+    return hashlib.sha256(f"{tool.module}\0{tool.command}\0{tool.ldflags}\0".encode() + main).hexdigest()
+
+
+def is_intact(binary: Path, wanted_recipe: str) -> bool:
+    """Whether the binary is there, was built by this recipe, and is still what was built.
 
     Hashing 150 MB takes 0.1 s; the size and time of the verified file are remembered, so that it happens once.
     """
@@ -65,11 +72,13 @@ def is_intact(binary: Path) -> bool:
         return False
     kept = json.loads(recorded.read_text())
     stamp = _stamp(binary)
+    if kept.get("recipe") != wanted_recipe:
+        return False
     if kept.get("stamp") == stamp:
         return True
     if kept.get("sha256") != sha256(binary):
         return False
-    recorded.write_text(json.dumps({"sha256": kept["sha256"], "stamp": stamp}))
+    recorded.write_text(json.dumps({**kept, "stamp": stamp}))
     return True
 
 
@@ -109,7 +118,8 @@ def _build_visibly(paths: Paths, tool: Tool, target: Path) -> None:
         os.utime(built)
         digest = sha256(built)
         built.replace(target)
-        checksum_file(target).write_text(json.dumps({"sha256": digest, "stamp": _stamp(target)}))
+        record = {"sha256": digest, "recipe": recipe(tool), "stamp": _stamp(target)}
+        checksum_file(target).write_text(json.dumps(record))
         current.note = f"{target.stat().st_size // 1_000_000} MB"
 
 

@@ -6,39 +6,50 @@ from dev.cluster.paths import Paths
 from dev.cluster.versions import ETCD, KUBE, KUBECTL
 
 
-def _built(path, content=b"program"):
+def _built(path, tool=ETCD):
     path.parent.mkdir(parents=True)
-    path.write_bytes(content)
-    toolchain.checksum_file(path).write_text(json.dumps({"sha256": toolchain.sha256(path), "stamp": []}))
+    path.write_bytes(b"program")
+    record = {"sha256": toolchain.sha256(path), "recipe": toolchain.recipe(tool), "stamp": []}
+    toolchain.checksum_file(path).write_text(json.dumps(record))
+
+
+def _is_intact(path):
+    return toolchain.is_intact(path, toolchain.recipe(ETCD))
 
 
 def test_a_built_tool_is_used_again(tmp_path):
     tool = tmp_path / "etcd" / "1" / "etcd"
     _built(tool)
-    assert toolchain.is_intact(tool)
+    assert _is_intact(tool)
 
 
 def test_a_verified_tool_is_not_hashed_again_until_it_changes(tmp_path, monkeypatch):
     tool = tmp_path / "etcd" / "1" / "etcd"
     _built(tool)
-    assert toolchain.is_intact(tool)
+    assert _is_intact(tool)
     monkeypatch.setattr(toolchain, "sha256", lambda path: "should not be asked")
-    assert toolchain.is_intact(tool)
+    assert _is_intact(tool)
 
 
 def test_a_damaged_tool_is_built_again(tmp_path):
     tool = tmp_path / "etcd" / "1" / "etcd"
     _built(tool)
-    assert toolchain.is_intact(tool)
+    assert _is_intact(tool)
     tool.write_bytes(b"damaged")
-    assert not toolchain.is_intact(tool)
+    assert not _is_intact(tool)
 
 
 def test_a_tool_without_its_checksum_is_built_again(tmp_path):
     tool = tmp_path / "etcd" / "1" / "etcd"
     _built(tool)
     toolchain.checksum_file(tool).unlink()
-    assert not toolchain.is_intact(tool)
+    assert not _is_intact(tool)
+
+
+def test_another_recipe_of_the_same_version_is_another_program(tmp_path):
+    tool = tmp_path / "etcd" / "1" / "etcd"
+    _built(tool)
+    assert not toolchain.is_intact(tool, toolchain.recipe(KUBE))
 
 
 def test_only_what_is_not_there_counts_as_missing(tmp_path):
@@ -49,7 +60,7 @@ def test_only_what_is_not_there_counts_as_missing(tmp_path):
 
 def test_one_binary_answers_to_all_its_names(tmp_path):
     paths = Paths(tmp_path)
-    _built(paths.tool(KUBE.name, KUBE.version))
+    _built(paths.tool(KUBE.name, KUBE.version), KUBE)
     toolchain.ensure(paths, (KUBE,))
     assert (paths.bin / "kubelet").resolve() == paths.tool(KUBE.name, KUBE.version)
 
@@ -63,7 +74,7 @@ def test_what_the_machine_has_is_good_enough_for_somebody_elses_cluster(tmp_path
 
 def test_but_it_never_takes_the_place_of_the_one_that_was_built(tmp_path, monkeypatch):
     paths = Paths(tmp_path)
-    _built(paths.tool(KUBECTL.name, KUBECTL.version))
+    _built(paths.tool(KUBECTL.name, KUBECTL.version), KUBECTL)
     monkeypatch.setattr(toolchain.shutil, "which", lambda name: f"/usr/bin/{name}")
     toolchain.find_or_ensure(paths, (KUBECTL,))
     assert (paths.bin / "kubectl").resolve() == paths.tool(KUBECTL.name, KUBECTL.version)
