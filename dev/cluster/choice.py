@@ -23,7 +23,7 @@ class Facts:
     own_kubeconfigs: tuple[Path, ...]  # those that we write ourselves
     docker_engine: bool
     kind: bool
-    local_running: bool
+    local_started: bool  # and not taken down since
     override: str = ""  # the variable DISTTRAIN_CLUSTER
 
 
@@ -46,8 +46,8 @@ def choose(facts: Facts) -> Choice:
     ours = {str(path) for path in facts.own_kubeconfigs}
     if facts.kubeconfig and facts.kubeconfig not in ours:
         return Choice(Provider.GIVEN, f"KUBECONFIG={facts.kubeconfig}")
-    if facts.local_running:
-        return Choice(Provider.LOCAL, "it is running already")
+    if facts.local_started:
+        return Choice(Provider.LOCAL, "it was started here before")
     if facts.docker_engine and facts.kind:
         return Choice(Provider.KIND, "Docker and kind are there")
     missing = "no kind" if facts.docker_engine else "no Docker engine"

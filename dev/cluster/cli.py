@@ -28,7 +28,7 @@ def _chosen(paths: Paths) -> Choice:
         own_kubeconfigs=(paths.kubeconfig, kind.kubeconfig(paths)),
         docker_engine=succeeds(["docker", "info"]),
         kind=shutil.which("kind") is not None,
-        local_running=local.is_running(paths),
+        local_started=local.was_started(paths),
         override=os.environ.get("DISTTRAIN_CLUSTER", ""),
     )
     return choose(facts)

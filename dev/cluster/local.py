@@ -107,9 +107,9 @@ def node_names(paths: Paths) -> list[str]:
     return sorted((entry.name for entry in folder.iterdir()), key=node_number) if folder.is_dir() else []
 
 
-def is_running(paths: Paths) -> bool:
-    """Whether our API server's process is there."""
-    return Processes(paths.processes).is_alive("apiserver")
+def was_started(paths: Paths) -> bool:
+    """Whether there is a cluster of ours: running, or broken and waiting for `up` or `down`."""
+    return (paths.cluster / "boot-id").exists()
 
 
 def status(paths: Paths) -> list[str]:

@@ -60,9 +60,10 @@ class Processes:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 start_new_session=True, env={**os.environ, **dict(component.env)}, cwd=component.cwd or "/",
             )  # fmt: skip
-        cgroups.enter(cgroups.SYSTEM, process.pid)
         ticks = start_ticks(process.pid)
-        if ticks is None:
+        with contextlib.suppress(ProcessLookupError):
+            cgroups.enter(cgroups.SYSTEM, process.pid)
+        if ticks is None or process.poll() is not None:
             raise Trouble(f"{component.name} ended at once: see {component.log}")
         self._file(component.name).write_text(json.dumps(asdict(Started(process.pid, ticks))))
         return True

@@ -12,7 +12,7 @@ def facts(**changes):
         "own_kubeconfigs": (OWN,),
         "docker_engine": False,
         "kind": False,
-        "local_running": False,
+        "local_started": False,
     }
     return Facts(**{**values, **changes})
 
@@ -21,15 +21,15 @@ STORIES = {
     "a bare machine gets our own cluster": (facts(), Provider.LOCAL),
     "KUBECONFIG names the cluster": (facts(kubeconfig="/etc/production"), Provider.GIVEN),
     "KUBECONFIG wins over Docker and over a running cluster": (
-        facts(kubeconfig="/etc/production", docker_engine=True, kind=True, local_running=True),
+        facts(kubeconfig="/etc/production", docker_engine=True, kind=True, local_started=True),
         Provider.GIVEN,
     ),
     "our own kubeconfig in KUBECONFIG still means our own cluster": (facts(kubeconfig=str(OWN)), Provider.LOCAL),
     "Docker with kind means kind": (facts(docker_engine=True, kind=True), Provider.KIND),
     "Docker without kind is not enough": (facts(docker_engine=True), Provider.LOCAL),
     "kind without a Docker engine is not enough": (facts(kind=True), Provider.LOCAL),
-    "a running cluster is not left for kind": (
-        facts(docker_engine=True, kind=True, local_running=True),
+    "a cluster that was started is not left for kind": (
+        facts(docker_engine=True, kind=True, local_started=True),
         Provider.LOCAL,
     ),
     "a person may insist": (facts(docker_engine=True, kind=True, override="local"), Provider.LOCAL),

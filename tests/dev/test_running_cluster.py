@@ -18,7 +18,7 @@ pytestmark = pytest.mark.cluster
 @pytest.fixture(scope="module")
 def paths():
     found = current_paths()
-    if not local.is_running(found):
+    if not local.was_started(found):
         pytest.skip("the cluster under test is not our own")
     return found
 
