@@ -19,10 +19,10 @@ BACKLOG = 1024
 
 
 class _SmallBuffers(SSLProtocol):
-    """asyncio gives every TLS connection a read buffer of 256 KiB, a gigabyte for 4,000 agents. A TLS record, and so
-    what one read can yield, is never larger than 16 KiB."""
+    """asyncio gives every TLS connection a read buffer of 256 KiB: 292 KiB a connection were measured with it, 41 KiB
+    with this one. A report has about 1 KB; a longer one takes several reads."""
 
-    max_size = 16 * 1024
+    max_size = 4 * 1024
 
 
 class StreamServer:
