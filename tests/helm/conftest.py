@@ -20,7 +20,14 @@ Render = Callable[..., Objects]
 CHART = Path(__file__).parents[2] / "helm" / "disttrain"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "disttrain" / "helm"
 
-MISSING = "helm is missing: `make test` builds it first; by hand: `go install helm.sh/helm/v4/cmd/helm@v4.3.1`, then put it on PATH"
+MISSING = "helm is missing: `make cluster-up` builds it; by hand: `go install helm.sh/helm/v4/cmd/helm@v4.3.1`, then put it on PATH"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs helm runs with the layer before which `make test` has built it; without helm it fails, never skips."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent) and "helm" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.server)
 
 
 def find_helm() -> Path | None:

@@ -24,6 +24,10 @@ class HttpTransport:
     def __init__(self, api: Any) -> None:
         self._api = api
         self._pool = api.rest_client.pool_manager
+        if not api.configuration.verify_ssl:  # the kubeconfig says so; said once there, not at every request
+            import urllib3
+
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
 
     def send(self, request: Request) -> Response:
         """One request, one answer."""
