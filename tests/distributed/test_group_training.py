@@ -70,9 +70,8 @@ def test_every_sample_counts_exactly_once_an_epoch_through_kills_and_other_world
     ledger = RunConfig(entrypoint="support.gloo_tasks:build_ledger", checkpoint=CheckpointConfig(every_steps=2, asynchronous=False))
     for incarnation, (world, at) in enumerate([(2, 7), (3, 5)], start=1):
         folder = tmp_path / str(incarnation)
-        folder.mkdir()
-        door = Door(folder)
-        config = replace(ledger, args=(f"--door={door.path}", f"--at={at}"))
+        door = Door(folder, at)
+        config = replace(ledger, args=(f"--doors={folder}", f"--at=[{at}]"))
         with Ranks(folder / "logs", config, world, job_dir=tmp_path / "job", incarnation=incarnation) as ranks:
             door.arrive()
             ranks.kill(1)
@@ -93,7 +92,7 @@ def test_loader_processes_fetch_the_very_same_batches(tmp_path: Path) -> None:
 
 
 def test_an_exception_in_one_rank_blames_that_rank_and_nobody_else(tmp_path: Path) -> None:
-    config = replace(TASK, args=("--stumbles=true", "--rank=1", "--at=4"))
+    config = replace(TASK, args=("--stumbles=true", "--rank=1", "--at=[4]"))
     with Ranks(tmp_path / "logs", config, 3, job_dir=tmp_path / "job") as ranks:
         assert ranks.ended() == [1, 1, 1]
         culprit = ranks.told.failure(1)
@@ -103,8 +102,8 @@ def test_an_exception_in_one_rank_blames_that_rank_and_nobody_else(tmp_path: Pat
 
 
 def test_survivors_of_a_kill_say_that_the_network_failed_them(tmp_path: Path) -> None:
-    door = Door(tmp_path)
-    with Ranks(tmp_path / "logs", replace(TASK, args=(f"--door={door.path}", "--rank=0", "--at=3")), 3, job_dir=tmp_path / "job") as ranks:
+    door = Door(tmp_path, at=3)
+    with Ranks(tmp_path / "logs", replace(TASK, args=(f"--doors={tmp_path}", "--rank=0", "--at=[3]")), 3, job_dir=tmp_path / "job") as ranks:
         door.arrive()
         ranks.kill(0)
         assert ranks.ended() == [-9, 1, 1]

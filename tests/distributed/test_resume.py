@@ -45,8 +45,8 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def interrupt(tmp_path: Path, number: int, at: int, config: RunConfig = TASK) -> Ranks:
     """Run until rank 1 stands before step `at`, send it a signal, and let the group end."""
-    door = Door(tmp_path)
-    config = replace(config, args=(*config.args, f"--door={door.path}", f"--at={at}"))
+    door = Door(tmp_path, at)
+    config = replace(config, args=(*config.args, f"--doors={tmp_path}", f"--at=[{at}]"))
     with Ranks(tmp_path / "logs", config, WORLD, job_dir=tmp_path / "job") as ranks:
         door.arrive()
         ranks.kill(1, number)
@@ -107,8 +107,8 @@ def test_a_finished_job_applied_again_only_reports(tmp_path: Path) -> None:
 
 def test_a_zombie_of_an_older_incarnation_cannot_commit(tmp_path: Path, quiet: dict[str, str]) -> None:
     """Incarnation 1 is held up (a partition, say); 2 takes over and finishes; 1 wakes up and must not touch anything."""
-    door = Door(tmp_path)
-    config = replace(TASK, args=(*TASK.args, f"--door={door.path}", "--at=7"))
+    door = Door(tmp_path, at=7)
+    config = replace(TASK, args=(*TASK.args, f"--doors={tmp_path}", "--at=[7]"))
     with Ranks(tmp_path / "logs", config, WORLD, job_dir=tmp_path / "job") as zombie:
         door.arrive()
         finish(tmp_path, tmp_path / "job", incarnation=2)

@@ -158,8 +158,9 @@ def free_port() -> int:
 class Door:
     """Stops a rank at one exact step: it waits until the story opens the door, and the story knows that it waits."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "door"
+    def __init__(self, folder: Path, at: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"door-{at}"
         os.mkfifo(self.path)
 
     def arrive(self) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from disttrain_runtime.task import Task
+from disttrain_runtime.task import Loss, Task
 
 
 class Points(Dataset[tuple[Tensor, Tensor]]):
@@ -32,25 +32,26 @@ class Points(Dataset[tuple[Tensor, Tensor]]):
 
 
 class At:
-    """Wraps a loss: before step `step`, on rank `rank`, something happens. The first call is the rehearsal."""
+    """Wraps a loss: before some steps of a fresh run, on one rank, something happens. The first call is the rehearsal."""
 
-    def __init__(self, loss: Callable[[Any, Any], Tensor], rank: int, step: int, happen: Callable[[], None]) -> None:
-        self.loss, self.left, self.happen = loss, step + 1 if int(os.environ["RANK"]) == rank else -1, happen
+    def __init__(self, loss: Loss, rank: int, steps: list[int], happen: Callable[[int], None]) -> None:
+        self.loss, self.happen, self.next = loss, happen, -1
+        self.steps = steps if int(os.environ["RANK"]) == rank else []
 
     def __call__(self, outputs: Any, targets: Any) -> Tensor:
-        if self.left == 0:
-            self.happen()
-        self.left -= 1
+        if self.next in self.steps:
+            self.happen(self.next)
+        self.next += torch.is_grad_enabled()
         return self.loss(outputs, targets)
 
 
-def wait_at(door: Path) -> None:
+def wait_at(doors: Path, step: int) -> None:
     """Stand before the door until the story opens it (see Door)."""
-    with door.open() as file:
+    with (doors / f"door-{step}").open() as file:
         file.read()
 
 
-def stumble() -> None:
+def stumble(step: int) -> None:
     raise ValueError("the loss stumbled")
 
 
@@ -63,16 +64,16 @@ def build(
     norm: bool = True,
     width: int = 48,
     loaders: int = 0,
-    door: Path | None = None,
+    doors: Path | None = None,
     stumbles: bool = False,
     rank: int = 1,
-    at: int = 0,
+    at: list[int] = [],  # noqa: B006 - read only
 ) -> Task:
     """A classifier with everything that could spoil exactness: dropout, batch statistics, momentum, a schedule, noise."""
     layers = [nn.Linear(12, width), *([nn.BatchNorm1d(width)] if norm else []), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, 2)]
-    loss: Callable[[Any, Any], Tensor] = nn.functional.cross_entropy
-    if door is not None:
-        loss = At(loss, rank, at, partial(wait_at, door))
+    loss: Loss = nn.functional.cross_entropy
+    if doors is not None:
+        loss = At(loss, rank, at, partial(wait_at, doors))
     if stumbles:
         loss = At(loss, rank, at, stumble)
     return Task(
@@ -117,11 +118,17 @@ def minus_mean(outputs: Tensor, targets: Tensor) -> Tensor:
     return -outputs.mean()
 
 
-def build_ledger(epochs: int = 3, samples: int = 44, batch_size: int = 8, door: Path | None = None, rank: int = 1, at: int = 0) -> Task:
+def build_ledger(
+    epochs: int = 3,
+    samples: int = 44,
+    batch_size: int = 8,
+    doors: Path | None = None,
+    at: list[int] = [],  # noqa: B006 - read only
+) -> Task:
     """Plain SGD on minus the mean: a step adds lr / (size of the global batch) to each sample in it, exactly once."""
-    loss: Callable[[Any, Any], Tensor] = minus_mean
-    if door is not None:
-        loss = At(loss, rank, at, partial(wait_at, door))
+    loss: Loss = minus_mean
+    if doors is not None:
+        loss = At(loss, 1, at, partial(wait_at, doors))
     return Task(
         model=Ledger(samples),
         train_data=Indices(samples),

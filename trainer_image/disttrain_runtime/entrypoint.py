@@ -60,7 +60,7 @@ def parse_arguments(entrypoint: str, builder: Builder, arguments: Sequence[str])
         parser.add_function_arguments(builder, fail_untyped=True, sub_configs=True)
         with redirect_stdout(said), redirect_stderr(said):
             parsed = parser.parse_args(list(arguments))
-        ready: dict[str, Any] = parser.instantiate_classes(parsed).as_dict()
+        ready: dict[str, Any] = parser.instantiate(parsed).as_dict()
     except SystemExit as error:
         raise EntrypointError(f"entrypoint {entrypoint!r}: asked for help, so nothing was trained\n{said.getvalue()}") from error
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:

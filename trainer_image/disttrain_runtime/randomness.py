@@ -32,7 +32,7 @@ def key(seed: int, *parts: int) -> int:
     """64 well-mixed bits from a seed and any integers."""
     state = _mix(seed & _MASK)
     for part in parts:
-        state = _mix(state ^ _mix(part & _MASK))
+        state = _mix(state ^ (part & _MASK))  # the part unmixed: mixed, it would cancel a seed of the same value
     return state
 
 

@@ -110,7 +110,7 @@ def decode(data: bytes) -> tuple[Manifest, str]:
         if body.get("format") != FORMAT:
             raise ForeignError(f"it is written in format {body.get('format')}, this image reads {FORMAT}")
         manifest = _build(body)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RejectedError(f"its manifest cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
     for entry in manifest.files:
         if not (_FILE_NAME.fullmatch(entry.name) and _SHA256.fullmatch(entry.sha256) and entry.bytes >= 0):

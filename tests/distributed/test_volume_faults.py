@@ -1,0 +1,119 @@
+"""Real file systems that are full, too small, read-only or gone."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from disttrain_contract.env import CheckpointConfig, RunConfig
+from disttrain_contract.messages import CheckpointProblem
+from support.gloo_ranks import Door, Ranks
+
+pytestmark = [pytest.mark.torch, pytest.mark.timeout(120)]
+
+TASK = RunConfig(
+    entrypoint="support.gloo_tasks:build", args=("--steps=24",), checkpoint=CheckpointConfig(every_steps=5, keep=2, asynchronous=False)
+)
+
+
+class SmallDisk:
+    """A file system of its own in memory, with a fixed size."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir()
+        made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(path)], capture_output=True, text=True, check=False)
+        if made.returncode:
+            pytest.skip(f"mounting needs more rights: {made.stderr.strip()}")
+
+    def fill(self) -> None:
+        """Not one byte is left."""
+        with (self.path / "filler").open("wb", buffering=0) as file:
+            try:
+                while file.write(bytes(4096)):
+                    pass
+            except OSError:
+                pass
+
+    def make_room(self) -> None:
+        (self.path / "filler").unlink()
+
+    def read_only(self) -> None:
+        subprocess.run(["mount", "-o", "remount,ro", str(self.path)], check=True)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    small = SmallDisk(tmp_path / "disk")
+    yield small
+    subprocess.run(["umount", "--lazy", str(small.path)], check=True)
+
+
+def test_training_goes_on_while_the_disk_is_full_and_saves_again_when_there_is_room(tmp_path: Path, disk: SmallDisk) -> None:
+    full, room = Door(tmp_path, at=7), Door(tmp_path, at=12)
+    config = replace(TASK, args=(*TASK.args, f"--doors={tmp_path}", "--at=[7,12]"))
+    with Ranks(tmp_path / "logs", config, 2, job_dir=disk.path / "job") as ranks:
+        full.arrive()
+        disk.fill()
+        full.open()
+        room.arrive()
+        disk.make_room()
+        room.open()
+        assert ranks.ended() == [0, 0], ranks.output()
+    (problem,) = ranks.told.of(CheckpointProblem)
+    assert (problem.step, problem.reason) == (10, "DiskFull")
+    assert "enlarge the claim" in problem.message
+    assert [c.step for c in ranks.told.checkpoints] == [5, 15, 20, 24]
+    assert sorted(p.name for p in (disk.path / "job" / "checkpoints").iterdir()) == ["step-00000020", "step-00000024"]
+
+
+def test_a_result_that_cannot_be_saved_is_no_success(tmp_path: Path, disk: SmallDisk) -> None:
+    full = Door(tmp_path, at=22)
+    config = replace(TASK, args=(*TASK.args, f"--doors={tmp_path}", "--at=[22]"))
+    with Ranks(tmp_path / "logs", config, 2, job_dir=disk.path / "job") as ranks:
+        full.arrive()
+        disk.fill()
+        full.open()
+        assert ranks.ended()[0] == 74
+        failure = ranks.told.failure(0)
+    assert failure.failure_class == "Storage"
+    assert "training finished, but its result (step 24) could not be saved" in failure.message
+    assert "goes on from step 20" in failure.message
+
+
+def test_a_volume_that_becomes_read_only_is_named(tmp_path: Path, disk: SmallDisk) -> None:
+    door = Door(tmp_path, at=7)
+    config = replace(TASK, args=(*TASK.args, f"--doors={tmp_path}", "--at=[7]"))
+    with Ranks(tmp_path / "logs", config, 2, job_dir=disk.path / "job") as ranks:
+        door.arrive()
+        disk.read_only()
+        door.open()
+        ranks.ended()
+    assert {p.reason for p in ranks.told.of(CheckpointProblem)} == {"ReadOnly"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [(SmallDisk.read_only, "training was not started, because the checkpoint volume is read-only"), (SmallDisk.fill, "volume is full")],
+)
+def test_a_volume_that_cannot_be_written_at_the_start_ends_the_job_early(tmp_path: Path, disk: SmallDisk, spoil: object, words: str) -> None:
+    spoil(disk)  # type: ignore[operator]
+    with Ranks(tmp_path / "logs", TASK, 2, job_dir=disk.path / "job") as ranks:
+        assert ranks.ended()[0] == 74
+    failure = ranks.told.failure(0)
+    assert failure.failure_class == "Storage"
+    assert words in failure.message
+    assert ranks.told.failure(1).failure_class == "Network", "the other rank is only a victim"
+
+
+def test_a_volume_that_is_no_directory_ends_the_job_early(tmp_path: Path) -> None:
+    (tmp_path / "job").write_text("a file")
+    with Ranks(tmp_path / "logs", TASK, 1, job_dir=tmp_path / "job") as ranks:
+        assert ranks.ended() == [74]
+    assert "check the storage behind the claim" in ranks.told.failure(0).message

@@ -1,0 +1,48 @@
+"""Small checkpoints to damage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from disttrain_runtime.checkpoint.fence import Fence, Holder
+from disttrain_runtime.checkpoint.manifest import Expectation, Fingerprint, ParameterShape, Sampling
+from disttrain_runtime.checkpoint.volume import Volume
+from disttrain_runtime.checkpoint.writer import Facts, write
+
+SAMPLING = Sampling(seed=0, randomness="splitmix64-1", samples=100, batch_size=10)
+FINGERPRINT = Fingerprint(parameters=(ParameterShape("w", "float32", (64,)),), optimizer="torch.optim.adamw.AdamW")
+
+
+@dataclass
+class Shelf:
+    """A job's volume with checkpoints on it."""
+
+    volume: Volume
+    fence: Fence
+
+    @property
+    def expected(self) -> Expectation:
+        return Expectation(job="mnist", sampling=SAMPLING, fingerprint=FINGERPRINT)
+
+    def facts(self, step: int, **changes: Any) -> Facts:
+        given: dict[str, Any] = {"job": "mnist", "step": step, "world_size": 1, "epoch": 0, "position": 0}
+        return Facts(**(given | {"sampling": SAMPLING, "fingerprint": FINGERPRINT} | changes))
+
+    def save(self, step: int, **changes: Any) -> Path:
+        """A real checkpoint whose weights are all `step`."""
+        import torch
+
+        from disttrain_runtime.checkpoint.buffers import Buffers
+
+        state = {"model": {"w": torch.full((64,), float(step))}, "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}, "lr": 0.1}}
+        return write(self.volume, self.fence, Buffers().capture(state), self.facts(step, **changes)).path
+
+
+def shelf_in(job_dir: Path) -> Shelf:
+    """Claimed by incarnation 1."""
+    volume, fence = Volume(job_dir), Fence(job_dir, Holder("uid", 1))
+    volume.create()
+    fence.claim()
+    return Shelf(volume, fence)
