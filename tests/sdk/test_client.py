@@ -84,6 +84,18 @@ def test_a_field_of_somebody_else_is_a_conflict_with_a_way_out(api: FakeApi, cli
     assert "--force-conflicts" in refused.value.hint
 
 
+def test_a_field_that_suspend_has_set_is_no_strangers(api: FakeApi, client: Client) -> None:
+    client.submit(job())
+    cause = {
+        "reason": "FieldManagerConflict",
+        "message": 'conflict with "disttrain" using disttrain.dev/v1alpha1',
+        "field": ".spec.suspend",
+    }
+    api.fail("PATCH", "mnist", 409, status_body(409, "Conflict", "Apply failed with 1 conflict", causes=[cause]))
+    assert client.submit(job(suspend=False)).changed
+    assert [query.get("force") for method, _, query in api.requests if method == "PATCH"][-2:] == [None, "true"]
+
+
 def test_a_job_that_is_being_deleted_is_not_touched(api: FakeApi, client: Client) -> None:
     raw = job()
     raw["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z"

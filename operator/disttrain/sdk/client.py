@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MANAGER = "disttrain"
 """Field manager of what is submitted, so that it does not fight with kubectl's."""
+OURS = f'conflict with "{MANAGER}"'
+"""What `suspend` and `resume` have set is no stranger's: a file may set it back."""
 WRITE = {"fieldManager": MANAGER, "fieldValidation": "Strict"}
 
 
@@ -185,6 +187,8 @@ class Client:
                 self._send("PATCH", paths.job(namespace, name), query=query, body=manifest, content_type=APPLY_PATCH)
             )
         except errors.Conflict as conflict:
+            if "force" not in query and conflict.fields and all(OURS in error.message for error in conflict.fields):
+                return self._apply(namespace, name, manifest, {**query, "force": "true"})
             owners = "; ".join(f"{error.field}: {error.message}" for error in conflict.fields)
             raise errors.Conflict(
                 f"somebody else has set what the file sets: {owners or conflict}", status=409, fields=conflict.fields,
