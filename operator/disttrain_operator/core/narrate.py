@@ -16,7 +16,7 @@ WARNINGS = frozenset(
 )  # fmt: skip
 """Transitions that somebody should look at."""
 
-QUIET = frozenset({"Starting", "WaitingForWorkers", "NotStarted", "WorkersReady", "Recovered", "Finished"})
+QUIET = frozenset({"Starting", "WaitingForWorkers", "NotStarted", "WorkersReady", "Recovered", "Finished", "Restarting"})
 """Reasons that only say that things take their course: no event."""
 
 
