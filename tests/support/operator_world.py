@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -147,7 +146,7 @@ class World:
     # -- kubelets and agents --------------------------------------------------------------------------------------
     def live(self) -> None:
         for name, pod in self.kube.named(PODS).items():
-            self._kubelet(name, copy.deepcopy(pod))
+            self._kubelet(name, pod)
         self.agents = {p["metadata"]["uid"]: a for p in self.kube.named(PODS).values() if (a := self._agent_of(p))}
         for agent in self.agents.values():
             self._obey(agent)

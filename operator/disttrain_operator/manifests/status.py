@@ -19,6 +19,8 @@ MAX_TEXT = 32768
 """As in the CRD."""
 MAX_WHOLE = 2**53
 """Beyond this JSON readers disagree about integers; an agent that reports more is mistaken."""
+_ORDER = {kind: place for place, kind in enumerate(Type)}
+_TYPES = {str(kind): kind for kind in Type}
 DIGITS = 6
 """Significant digits of measured numbers: `kubectl get` prints what is stored."""
 
@@ -47,7 +49,7 @@ def from_wire(wire: object) -> Status:
     found = wire if isinstance(wire, Mapping) else {}
     recovery = raw.obj(found, "recovery")
     return Status(
-        conditions=tuple(sorted(_conditions(found), key=lambda c: list(Type).index(c.type))),
+        conditions=tuple(sorted(_conditions(found), key=lambda c: _ORDER[c.type])),
         state=raw.text(found, "state"),
         observed_generation=raw.integer(found, "observedGeneration"),
         incarnation=raw.integer(found, "incarnation") or 0,
@@ -94,10 +96,10 @@ def _condition(condition: Condition) -> Wire:
 def _conditions(wire: Mapping[str, Any]) -> Iterator[Condition]:
     seen: set[Type] = set()
     for found in raw.objects(wire, "conditions"):
-        since = parse_time(found.get("lastTransitionTime"))
-        if found.get("type") not in set(Type) or found.get("status") not in ("True", "False", "Unknown") or not since:
+        since, kind = parse_time(found.get("lastTransitionTime")), _TYPES.get(str(found.get("type")))
+        if kind is None or found.get("status") not in ("True", "False", "Unknown") or since is None:
             continue
-        if (kind := Type(found["type"])) not in seen:
+        if kind not in seen:
             seen.add(kind)
             yield Condition(
                 type=kind,

@@ -81,7 +81,7 @@ class Cache:
         key, uid, version = _identity(found, "name")
         known = self._jobs.get(key)
         if uid not in self._gone and (known is None or not is_older(version, known.version)):
-            self._jobs[key] = SeenJob(observe.job(found), version)
+            self._jobs[key] = SeenJob(observe.job(found, known.job if known is not None else None), version)
         return key
 
     def job_gone(self, key: Key, uid: str) -> None:

@@ -16,10 +16,19 @@ class HealthServer:
     """Plain HTTP, for the kubelet and Prometheus."""
 
     def __init__(self, metrics: Metrics, live: Mapping[str, Check], ready: Mapping[str, Check]) -> None:
+        async def healthz(request: web.Request) -> web.Response:
+            return _answer(live)
+
+        async def readyz(request: web.Request) -> web.Response:
+            return _answer(ready)
+
+        async def scrape(request: web.Request) -> web.Response:
+            return _metrics(metrics)
+
         application = web.Application()
-        application.router.add_get("/healthz", lambda request: _answer(live))
-        application.router.add_get("/readyz", lambda request: _answer(ready))
-        application.router.add_get("/metrics", lambda request: _metrics(metrics))
+        application.router.add_get("/healthz", healthz)
+        application.router.add_get("/readyz", readyz)
+        application.router.add_get("/metrics", scrape)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
 
     async def start(self, host: str | None, port: int) -> int:
@@ -35,10 +44,10 @@ class HealthServer:
         await self._runner.cleanup()
 
 
-async def _answer(checks: Mapping[str, Check]) -> web.Response:
+def _answer(checks: Mapping[str, Check]) -> web.Response:
     problems = [f"{name}: {problem}" for name, check in checks.items() if (problem := check()) is not None]
     return web.Response(text="\n".join(problems) + "\n" if problems else "ok\n", status=503 if problems else 200)
 
 
-async def _metrics(metrics: Metrics) -> web.Response:
+def _metrics(metrics: Metrics) -> web.Response:
     return web.Response(body=metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})

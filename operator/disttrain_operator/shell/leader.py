@@ -147,6 +147,6 @@ class Leader:
                 "leaseDurationSeconds": LEASE_SECONDS if holder else 1,
                 "acquireTime": old.get("acquireTime", stamp) if same else stamp,
                 "renewTime": stamp,
-                "leaseTransitions": transitions + (0 if same or not holder else 1),
+                "leaseTransitions": transitions + (0 if lease is None or same or not holder else 1),
             },
         }

@@ -25,10 +25,18 @@ DEFAULTS = Spec(workers=1)
 ANYWHERE = pod_manifest.Stream(url="")
 
 
-def job(found: Raw) -> Job:
-    """A DistTrainJob. What cannot be understood is said in `invalid`; the rest of it is read as well as it can be."""
+def job(found: Raw, known: Job | None = None) -> Job:
+    """A DistTrainJob. What cannot be understood is said in `invalid`; the rest of it is read as well as it can be.
+    `known`, an earlier sight, spares reading a spec again that is still the same (and keeping it twice)."""
     meta, spec = raw.obj(found, "metadata"), raw.obj(found, "spec")
     name = raw.text(meta, "name") or ""
+    if known is not None and known.uid == meta.get("uid") and known.raw_spec == spec:
+        return replace(
+            known,
+            generation=raw.integer(meta, "generation") or 0,
+            status=status.from_wire(found.get("status")),
+            deleting="deletionTimestamp" in meta,
+        )
     seen = Job(
         namespace=raw.text(meta, "namespace") or "",
         name=name,

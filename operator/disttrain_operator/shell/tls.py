@@ -46,8 +46,9 @@ class Certificates:
             self.refresh()
 
     def _load(self) -> None:
-        self.ca = (self._directory / "ca.crt").read_text()
+        ca = (self._directory / "ca.crt").read_text()
         self.context.load_cert_chain(self._directory / "tls.crt", self._directory / "tls.key")
+        self.ca = ca
 
     def _stamp(self) -> tuple[int, ...]:
         return tuple((self._directory / name).stat().st_mtime_ns for name in ("tls.crt", "tls.key", "ca.crt"))
