@@ -55,7 +55,8 @@ async def load() -> Configuration:
     if "KUBECONFIG" not in os.environ and TOKEN_FILE.exists():
         kube_config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     else:
-        await kube_config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        file = os.environ.get("KUBECONFIG")
+        await kube_config.load_kube_config(config_file=file, client_configuration=configuration)  # type: ignore[no-untyped-call]
     configuration.connection_pool_maxsize = CONNECTIONS
     return configuration
 
