@@ -286,3 +286,43 @@ async def test_a_plain_request_is_answered_not_crashed(rig: Rig) -> None:
     writer.write(b"GET /v1/stream HTTP/1.1\r\nHost: x\r\n\r\n")
     assert b" 400 " in await reader.readline()
     writer.close()
+
+
+async def test_pods_that_nobody_asks_about_are_forgotten_in_the_end(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with agent(rig):
+        await rig.until(lambda: rig.view("a").connected)
+    await rig.until(lambda: not rig.view("a").connected)
+    monkeypatch.setattr(hub_module, "FORGET_SECONDS", 0.0)
+    await rig.until(lambda: rig.view("a") == hub_module.AgentView())
+
+
+async def test_how_long_it_leads_tells_whether_silence_means_anything(rig: Rig) -> None:
+    await rig.until(lambda: rig.hub.leading_seconds is not None)
+    rig.leader = False
+    await rig.until(lambda: rig.hub.leading_seconds is None)
+    rig.leader = True
+    await rig.until(lambda: rig.hub.leading_seconds is not None)
+
+
+async def test_after_a_restart_on_the_same_port_everybody_is_heard_again(rig: Rig) -> None:
+    async with agent(rig) as stream:
+        await rig.until(lambda: rig.view("a").connected)
+        await rig.restart()
+        await close_of(stream)
+    assert rig.view("a") == hub_module.AgentView()
+    async with agent(rig):
+        await rig.until(lambda: rig.view("a").connected)
+
+
+async def test_many_agents_at_once(rig: Rig) -> None:
+    async def one(number: int) -> None:
+        async with agent(rig, f"pod-{number}") as stream:
+            await stream.send(encode(replace(RUNNING, incarnation=number)))
+            await rig.until(lambda: rig.hub.assign(pod(f"pod-{number}").uid, replace(ASSIGNMENT, incarnation=number)))
+            assert (await received(stream)).incarnation == number
+            await rig.until(lambda: rig.view(f"pod-{number}").report)
+
+    await asyncio.gather(*(one(number) for number in range(40)))
+    for number in range(40):
+        report = rig.view(f"pod-{number}").report
+        assert report and report.incarnation == number
