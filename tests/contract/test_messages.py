@@ -172,7 +172,7 @@ def test_the_last_words_always_fit_the_kubelet_and_name_the_cause(tb: int, text:
             traceback=char * tb,
         ),
     )
-    words = m.termination_message(big, 4096)
+    words = m.encode_within(big, 4096)
     assert len(words.encode()) <= 4096
     read = m.decode_report(words)
     assert (read.incarnation, read.state) == (3, m.AgentState.FAILED)
@@ -181,6 +181,6 @@ def test_the_last_words_always_fit_the_kubelet_and_name_the_cause(tb: int, text:
 
 def test_the_end_of_the_traceback_is_what_is_kept() -> None:
     long = replace(FULL, failure=replace(FAILURE, traceback="x" * 5000 + "ValueError: no"))
-    read = m.decode_report(m.termination_message(long, 4096))
+    read = m.decode_report(m.encode_within(long, 4096))
     assert read.failure and read.failure.traceback.endswith("ValueError: no")
     assert read.progress == PROGRESS

@@ -227,8 +227,8 @@ def bounded(report: Report) -> Report:
     )
 
 
-def termination_message(report: Report, limit: int) -> str:
-    """The last report, trimmed to what the kubelet keeps. The one-line cause of a failure goes last."""
+def encode_within(report: Report, limit: int) -> str:
+    """A report in so many bytes: a frame, or what the kubelet keeps. The one-line cause of a failure goes last."""
     text = ""
     for shorter in _shorter(bounded(report)):
         text = encode(shorter)
