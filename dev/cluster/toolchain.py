@@ -114,7 +114,7 @@ def _build_visibly(paths: Paths, tool: Tool, target: Path) -> None:
     ):
         work = Path(scratch)
         built = _build(go, tool, work, paths.go_work, current)
-        # First the checksum, then the name: a binary without its checksum is never used.
+        # The checksum comes last: a binary without its own is never used.
         os.utime(built)
         digest = sha256(built)
         built.replace(target)
@@ -127,27 +127,48 @@ def _build(go: Path, tool: Tool, work: Path, kept: Path, current: Step) -> Path:
     """Compile into `work`. Go keeps what it compiled in `kept`, so an interrupted build goes on where it stopped."""
     env = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=mod -buildvcs=false -modcacherw", "GOBIN": str(work),
            "GOPATH": str(kept), "GOCACHE": str(kept / "compiled")}  # fmt: skip
+    build = ["-v", "-trimpath", "-ldflags", tool.ldflags]
+    counted = Counted(current)
     if tool.command:
-        argv = [str(go), "install", "-v", "-trimpath", "-ldflags", tool.ldflags, f"{tool.command}@v{tool.version}"]
         env["GOFLAGS"] = "-buildvcs=false -modcacherw"
+        argv = [str(go), "install", *build, f"{tool.command}@v{tool.version}"]
     else:
         current.note = "resolving modules"
         (work / "go.mod").write_text(go_mod(tool, _staging(go, tool, env)))
         shutil.copy(GO_SOURCES / f"{tool.name}.go", work / "main.go")
-        argv = [str(go), "build", "-v", "-trimpath", "-ldflags", tool.ldflags, "-o", tool.name, "."]
-    compiled = 0
-
-    def show(text: str) -> None:
-        nonlocal compiled
-        downloading = text.startswith("go: ")
-        compiled += not downloading
-        current.note = text.removeprefix("go: ") if downloading else f"{compiled} packages compiled, now {text}"
-
-    stream(argv, show, env=env, cwd=work)
+        stream([str(go), "list", "-deps", "."], counted.listed, env=env, cwd=work)
+        argv = [str(go), "build", *build, "-o", tool.name, "."]
+    stream(argv, counted.compiled, env=env, cwd=work)
     built = work / tool.name
     if not built.is_file():
         raise Trouble(f"`go install {tool.command}` made no program called {tool.name}: see versions.py")
     return built
+
+
+class Counted:
+    """What go says line by line, as a note: how many packages it compiled, and of how many."""
+
+    def __init__(self, shown: Step) -> None:
+        self._shown = shown
+        self._all = 0
+        self._done = 0
+
+    def listed(self, text: str) -> None:
+        """A line of `go list -deps`: a download, or a package that the program needs."""
+        if not self._is_download(text):
+            self._all += 1
+
+    def compiled(self, text: str) -> None:
+        """A line of `go build -v`: a download, or a package that is being compiled (kept ones are not mentioned)."""
+        if not self._is_download(text):
+            self._done += 1
+            most = f" of at most {self._all}" if self._all else ""
+            self._shown.note = f"{self._done}{most} packages compiled, now {text}"
+
+    def _is_download(self, text: str) -> bool:
+        if text.startswith("go: "):
+            self._shown.note = text.removeprefix("go: ")
+        return text.startswith("go: ")
 
 
 def _staging(go: Path, tool: Tool, env: dict[str, str]) -> tuple[str, ...]:

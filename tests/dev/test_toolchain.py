@@ -1,8 +1,10 @@
+import io
 import json
 from pathlib import Path
 
 from dev.cluster import toolchain
 from dev.cluster.paths import Paths
+from dev.cluster.progress import Step
 from dev.cluster.versions import ETCD, KUBE, KUBECTL
 
 
@@ -78,3 +80,14 @@ def test_but_it_never_takes_the_place_of_the_one_that_was_built(tmp_path, monkey
     monkeypatch.setattr(toolchain.shutil, "which", lambda name: f"/usr/bin/{name}")
     toolchain.find_or_ensure(paths, (KUBECTL,))
     assert (paths.bin / "kubectl").resolve() == paths.tool(KUBECTL.name, KUBECTL.version)
+
+
+def test_a_person_sees_downloads_and_how_many_packages_are_compiled():
+    shown = Step("building", io.StringIO())
+    counted = toolchain.Counted(shown)
+    counted.listed("go: downloading k8s.io/api v0.37.2")
+    assert shown.note == "downloading k8s.io/api v0.37.2"
+    for package in ("fmt", "os", "k8s.io/api"):
+        counted.listed(package)
+    counted.compiled("fmt")
+    assert shown.note == "1 of at most 3 packages compiled, now fmt"
