@@ -19,8 +19,9 @@ REQUEST_TIMEOUT = 60.0
 CONNECT_TIMEOUT = 10.0
 IDLE_TIMEOUT = 0.05
 """kopf keeps a task and a queue (20 KB) per object for this long after its last event; our handlers are done at once."""
-ERROR_BACKOFFS = (0.5, 1.0, 2.0, 4.0, 8.0, *(15.0,) * 240)
-"""An API server that answers with errors for an hour is no reason to die: training goes on, and so does the stream."""
+ERROR_BACKOFFS = (0.5, 1.0, 2.0, 4.0, 8.0, *(15.0,) * 20)
+"""Five minutes. kopf tries again after every refusal, also when watching is forbidden; then the process ends, says why, and
+is started again. (A connection that cannot be made does not count: that is tried for ever.)"""
 
 
 class Watch:

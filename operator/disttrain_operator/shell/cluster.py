@@ -134,7 +134,7 @@ class Cluster:
             except errors.ClusterError as error:
                 if error.code != 429 or tries == TRIES:
                     raise
-                wait = min(error.retry_after or 1.0, MAX_WAIT)
+                wait = min(1.0 if error.retry_after is None else error.retry_after, MAX_WAIT)
             tries += 1
             await asyncio.sleep(wait * random.uniform(1.0, 1.5))
 
