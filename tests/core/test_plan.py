@@ -172,7 +172,7 @@ def test_an_out_of_memory_kill_is_said_as_such():
 
 
 def test_the_budget_stops_a_script_that_always_fails_and_the_condition_carries_its_last_line():
-    job = a_job(status=running(attempts=5), max_failures=5)
+    job = a_job(status=running(attempts=5, charges=(NOW,) * 5), max_failures=5)
     answer = ask(job, at_work(0), crashed(1, failure=failed("KeyError: 'lr'", rank=1)), at_work(2))
     last = condition(answer, Type.FAILED)
     assert last.reason == "BudgetExhausted" and "KeyError: 'lr'" in last.message
@@ -206,7 +206,7 @@ def test_rules_decide(rule, state, attempts):
 
 
 def test_back_off_holds_the_group_but_not_the_pods():
-    status = starting(3, attempts=3, restart_after=later(4))
+    status = starting(3, attempts=3, charges=(NOW,) * 3, restart_after=later(4))
     answer = ask(a_job(status=status), idle(0, 2), idle(1, 2))
     assert CreatePod(2, 3) in answer.actions and answer.wake_at == later(4)
     held = ask(a_job(status=status), idle(0, 2), idle(1, 2), idle(2))
@@ -382,7 +382,7 @@ def test_a_failure_behind_new_steps_restarts_at_once_one_without_waits() -> None
     before = Recovery(incarnation=1, cause="x", failure_class=FailureClass.CODE, failed_at=NOW, step=5)
     recovered = replace(before, recover_seconds=2.0)
     for last, wait in ((before, 2.0), (recovered, 0.0)):
-        job = a_job(status=running(3, attempts=2, recoveries=2, last_recovery=last))
+        job = a_job(status=running(3, attempts=2, charges=(NOW,) * 2, recoveries=2, last_recovery=last))
         answer = ask(job, at_work(0, 3), crashed(1, 3), at_work(2, 3))
         assert answer.status.restart_after == (later(wait) if wait else None)
 

@@ -146,7 +146,11 @@ class Sim:
             case "process" if pod.state is AgentState.RUNNING:
                 pod.state = AgentState.FAILED
                 pod.failure = Failure(
-                    rank=pod.index, local_rank=0, exit_code=1, failure_class=FailureClass.CODE, message="ValueError: x"
+                    rank=pod.index,
+                    local_rank=0,
+                    exit_code=1,
+                    failure_class=FailureClass.CODE,
+                    message=f"ValueError: {self.faults}",
                 )
             case "container":
                 words = pod.report(self) if self.random.random() < 0.5 else None
@@ -181,7 +185,7 @@ class Sim:
             self.step = self.saved.step if self.saved else 0
             for rank in ranks:
                 rank.restore = Restore(step=self.step, source="volume" if self.saved else "none", digest="d")
-        self.step += 1
+        self.step = min(self.step + 1, STEPS)  # a group that starts again behind the last step has nothing left to do
         if self.step % SAVE_EVERY == 0 and n >= self.fence:
             self.saved = Checkpoint(step=self.step, digest="d", path="p", incarnation=n, time="")
         if self.step >= STEPS:
@@ -262,7 +266,7 @@ def test_a_job_that_always_fails_stops_at_its_budget() -> None:
             if pod.state is AgentState.RUNNING and pod.index == 1:
                 pod.state = AgentState.FAILED
                 pod.failure = Failure(
-                    rank=1, local_rank=0, exit_code=1, failure_class=FailureClass.CODE, message="boom"
+                    rank=1, local_rank=0, exit_code=1, failure_class=FailureClass.CODE, message=f"boom at {sim.now}"
                 )
     assert is_true(job.status.conditions, Type.FAILED)
     assert job.status.attempts == 4 and job.status.incarnation == 4

@@ -16,6 +16,7 @@ from disttrain.api.crd import structural
 from disttrain_contract.failures import FailureClass
 from disttrain_contract.messages import Checkpoint, Progress
 from disttrain_operator.core.conditions import Condition, Type
+from disttrain_operator.core.goodput import Bucket, Ledger
 from disttrain_operator.core.model import Recovery, Status, WorkerCounts
 from disttrain_operator.manifests.status import from_wire, measured, to_wire
 
@@ -43,6 +44,10 @@ STATUSES = st.builds(
     observed_generation=maybe(WHOLE),
     incarnation=WHOLE,
     attempts=WHOLE,
+    charges=st.lists(TIMES, max_size=3).map(tuple),
+    charged_step=WHOLE,
+    repeats=WHOLE,
+    goodput=st.builds(Ledger, current=st.sampled_from(Bucket), since=TIMES, seconds=st.dictionaries(st.sampled_from(Bucket), st.floats(0, 1e9))),
     start_time=maybe(TIMES),
     completion_time=maybe(TIMES),
     restart_after=maybe(TIMES),

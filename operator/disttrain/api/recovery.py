@@ -48,11 +48,9 @@ class Budget(ApiModel):
         description="The job fails at the failure after this many. Node loss, preemption and deleted pods do not count.",
     )
     window_seconds: int | None = Field(
-        None, ge=1, description="Only failures within this time count.", json_schema_extra=not_implemented()
+        None, ge=1, description="Only failures within this time count; all of them if unset."
     )
-    refill_on_progress: bool | None = Field(
-        None, description="A verified later step refills the budget.", json_schema_extra=not_implemented()
-    )
+    refill_on_progress: bool = Field(True, description="A newer committed checkpoint forgives the failures before it.")
 
 
 class Recovery(ApiModel):

@@ -94,6 +94,26 @@ class RecoveryStatus(ApiModel):
 
     count: int = Field(0, description="Restarts of the group.")
     last: RecoveryEvent | None = Field(None, description="The newest one.")
+    charged: list[Time] | None = Field(
+        None, max_length=1001, description="When the failures happened that count against the budget."
+    )
+    charged_step: int | None = Field(None, description="Newest committed step at the last of them.")
+    repeats: int | None = Field(None, description="How often in a row the last failure has happened in the same way.")
+
+
+class Goodput(ApiModel):
+    """Where the job's time went, in seconds. `current` has been running since `since` and is not in the sums yet."""
+
+    current: str | None = Field(None, description="What the time is spent on now.")
+    since: Time | None = Field(None, description="Since when.")
+    ratio: float | None = Field(None, description="Productive share of all time but suspended time.")
+    queued_seconds: float | None = Field(None, description="Not admitted yet.")
+    suspended_seconds: float | None = Field(None, description="Suspended.")
+    starting_seconds: float | None = Field(None, description="Pods, images, imports, up to the first step.")
+    productive_seconds: float | None = Field(None, description="New steps.")
+    detecting_seconds: float | None = Field(None, description="From a failure to the operator's knowledge of it.")
+    recovering_seconds: float | None = Field(None, description="From there until state is restored and steps are made.")
+    recomputing_seconds: float | None = Field(None, description="Steps that had been finished before a failure.")
 
 
 class DistTrainJobStatus(ApiModel):
@@ -119,3 +139,4 @@ class DistTrainJobStatus(ApiModel):
     progress: ProgressStatus | None = Field(None, description="Where training is.")
     checkpoint: CheckpointStatus | None = Field(None, description="What could be restored.")
     recovery: RecoveryStatus | None = Field(None, description="Failures so far.")
+    goodput: Goodput | None = Field(None, description="Where the job's time went.")

@@ -10,6 +10,7 @@ from enum import StrEnum
 from disttrain_contract.failures import FailureClass
 from disttrain_contract.messages import Checkpoint, Progress, Report, Restore
 from disttrain_operator.core.conditions import Condition
+from disttrain_operator.core.goodput import Ledger
 
 
 class Verdict(StrEnum):
@@ -60,6 +61,8 @@ class Spec:
     clean_pod_policy: CleanPodPolicy = CleanPodPolicy.RUNNING
     rules: tuple[Rule, ...] = ()
     max_failures: int = 5
+    budget_window: timedelta | None = None
+    refill_on_progress: bool = True
     claim: ClaimSpec | None = None
     keep: int = 3
     managed_by: str | None = None
@@ -106,6 +109,13 @@ class Status:
     incarnation: int = 0
     """0: never started."""
     attempts: int = 0
+    """Incarnations that were charged, in the job's whole life."""
+    charges: tuple[datetime, ...] = ()
+    """When the failures happened that count against the budget now."""
+    charged_step: int = 0
+    """Newest committed step at the last charge."""
+    repeats: int = 0
+    """How often in a row the last failure has happened in the same way."""
     start_time: datetime | None = None
     completion_time: datetime | None = None
     restart_after: datetime | None = None
@@ -116,6 +126,7 @@ class Status:
     checkpoint: Checkpoint | None = None
     recoveries: int = 0
     last_recovery: Recovery | None = None
+    goodput: Ledger = field(default_factory=Ledger)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,20 +10,30 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from disttrain_contract.failures import FailureClass
-from disttrain_operator.core import admission, conditions, failure, finish, group, narrate, progress, timing
+from disttrain_operator.core import (
+    admission,
+    conditions,
+    failure,
+    finish,
+    goodput,
+    group,
+    narrate,
+    progress,
+    restart,
+    timing,
+)
 from disttrain_operator.core.actions import Action, CreateClaim, CreateService, Plan
 from disttrain_operator.core.conditions import Type
 from disttrain_operator.core.failure import Found
-from disttrain_operator.core.model import Recovery, Status, Verdict, World
-
-MAX_TRACEBACK = 4000
-"""Kept in status after the pods are gone; enough for the frames that matter."""
+from disttrain_operator.core.model import Status, World
 
 
 def plan(world: World, now: datetime) -> Plan:
     """What the job becomes, what to do, what to say, when to look again."""
     decided = _decide(world, now)
     status = replace(decided.status, state=narrate.state(decided.status))
+    if decided.status is not world.job.status:  # a job that is not ours is not clocked either
+        status = replace(status, goodput=goodput.turn(status.goodput, goodput.bucket_of(status), now))
     said = narrate.events(world.job.status, status)
     return replace(decided, status=status, events=decided.events + said)
 
@@ -78,7 +88,7 @@ def _failed(world: World, found: tuple[Found, ...], now: datetime) -> Plan:
             )
         cause = failure.lost(gone[0])
         found = (*found, *(failure.lost(p) for p in gone))
-    return _restart(world, cause, _doomed(world, found), now)
+    return restart.restart(world, cause, _doomed(world, found), now)
 
 
 _SETTLE = timedelta(seconds=1)
@@ -89,56 +99,6 @@ def _doomed(world: World, found: tuple[Found, ...]) -> tuple[str, ...]:
     """Pods that cannot be used again: dead, lost, or on their way out. A pod whose ranks failed but whose agent lives stays."""
     missing = {f.pod_uid for f in found if f.failure_class in (FailureClass.NODE, FailureClass.POD)}
     return tuple(p.uid for p in world.pods if not p.foreign and (p.dead or p.deleting or p.uid in missing))
-
-
-def _restart(world: World, cause: Found, doomed: tuple[str, ...], now: datetime) -> Plan:
-    job, status = world.job, progress.fold(world, now)
-    verdict = failure.verdict(job.spec, cause)
-    charged = verdict is Verdict.RESTART_GROUP
-    last = status.last_recovery
-    progressed = last is None or last.recover_seconds is not None
-    step = cause.step if cause.step is not None else status.progress.step if status.progress else None
-    event = Recovery(
-        incarnation=status.incarnation, cause=cause.message[:1000], failure_class=cause.failure_class, failed_at=now - _ago(cause),
-        rank=cause.rank, pod=cause.pod, node=cause.node, exit_code=cause.exit_code, step=step,
-        traceback=cause.traceback[-MAX_TRACEBACK:] if cause.traceback else None,
-    )  # fmt: skip
-    status = replace(status, last_recovery=event, attempts=status.attempts + (1 if charged else 0))
-    who = f"rank {cause.rank} on {cause.pod}" if cause.rank is not None else cause.pod
-    if verdict is Verdict.FAIL:
-        return finish.fail(world, status, now, cause.failure_class, f"{who}: {cause.message}")
-    if status.attempts > job.spec.max_failures:
-        message = f"failure {status.attempts}, allowed are {job.spec.max_failures} (spec.recovery.budget.failures); last: {who}: {cause.message}"
-        return finish.fail(world, status, now, "BudgetExhausted", message)
-    return _next_incarnation(
-        world,
-        status,
-        who,
-        cause,
-        doomed,
-        timing.restart_delay(status.attempts, charged=charged, progressed=progressed),
-        now,
-    )
-
-
-def _next_incarnation(
-    world: World,
-    status: Status,
-    who: str,
-    cause: Found,
-    doomed: tuple[str, ...],
-    delay: timedelta,
-    now: datetime,
-) -> Plan:
-    n = status.incarnation + 1
-    after = f" in {_seconds(delay)} s" if delay else ""
-    message = f"{who}: {cause.message}; incarnation {n} starts{after}"
-    status = narrate.with_condition(world, status, Type.RUNNING, False, "Restarting", message, now)
-    status = narrate.with_condition(world, status, Type.RESTARTING, True, cause.failure_class, message, now)
-    status = replace(
-        status, incarnation=n, recoveries=status.recoveries + 1, replacing=doomed, restart_after=now + delay if delay else None,
-    )  # fmt: skip
-    return Plan(status=status, wake_at=now, reason=message)
 
 
 def _go_on(world: World, now: datetime, *, acting: bool = True) -> Plan:
@@ -195,8 +155,3 @@ def _sentence(status: Status, held: bool) -> str:
 
 def _seconds(length: timedelta | None) -> int:
     return int(length.total_seconds()) if length is not None else 0
-
-
-def _ago(cause: Found) -> timedelta:
-    """Failures of a minute ago at most: an agent's age counter is not trusted beyond that."""
-    return timedelta(seconds=min(max(cause.seconds_ago, 0.0), 60.0))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from disttrain_contract.messages import Checkpoint, Progress, Report, Restore
-from disttrain_operator.core import group
+from disttrain_operator.core import budget, group
 from disttrain_operator.core.model import Recovery, Status, WorkerCounts, World
 
 
@@ -22,7 +22,8 @@ def fold(world: World, now: datetime) -> Status:
         progress=_progress(status.progress, current),
         checkpoint=_checkpoint(status.checkpoint, tuple(_all_reports(world))),
     )
-    return replace(status, last_recovery=_recovered(status, current, now))
+    charges = budget.refill(world.job.spec, status)
+    return replace(status, last_recovery=_recovered(status, current, now), charges=charges)
 
 
 def counts(world: World) -> WorkerCounts:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from disttrain_contract.failures import FailureClass
 from disttrain_contract.messages import MAX_METRICS, Checkpoint, Progress
 from disttrain_operator.core.conditions import Condition, Type
+from disttrain_operator.core.goodput import Bucket, Ledger
 from disttrain_operator.core.model import Recovery, Status, WorkerCounts
 from disttrain_operator.manifests import raw
 from disttrain_operator.manifests.meta import parse_time, rfc3339
@@ -40,7 +42,14 @@ def to_wire(status: Status, *, eta_seconds: int | None = None) -> Wire:
         workers=_workers(status.workers),
         progress=_progress(status.progress, eta_seconds) if status.progress else None,
         checkpoint={"lastCommitted": _checkpoint(status.checkpoint)} if status.checkpoint else None,
-        recovery=_present(count=status.recoveries, last=_recovery(status.last_recovery)),
+        recovery=_present(
+            count=status.recoveries,
+            last=_recovery(status.last_recovery),
+            charged=[rfc3339(at, fraction=True) for at in status.charges] or None,
+            chargedStep=status.charged_step or None,
+            repeats=status.repeats or None,
+        ),
+        goodput=_goodput(status.goodput),
     )
 
 
@@ -54,6 +63,10 @@ def from_wire(wire: object) -> Status:
         observed_generation=raw.integer(found, "observedGeneration"),
         incarnation=raw.integer(found, "incarnation") or 0,
         attempts=raw.integer(found, "attempts") or 0,
+        charges=tuple(at for text in raw.items(recovery, "charged") if (at := parse_time(text)) is not None),
+        charged_step=raw.integer(recovery, "chargedStep") or 0,
+        repeats=raw.integer(recovery, "repeats") or 0,
+        goodput=_read_goodput(raw.obj(found, "goodput")),
         start_time=parse_time(found.get("startTime")),
         completion_time=parse_time(found.get("completionTime")),
         restart_after=parse_time(found.get("restartAfter")),
@@ -180,6 +193,24 @@ def _read_checkpoint(wire: Mapping[str, Any]) -> Checkpoint | None:
         bytes=raw.integer(wire, "bytes") or 0,
         seconds=raw.number(wire, "seconds") or 0.0,
     )
+
+
+def _goodput(ledger: Ledger) -> Wire | None:
+    seconds = {f"{bucket}Seconds": ledger.seconds[bucket] for bucket in Bucket if bucket in ledger.seconds}
+    found = _present(
+        current=str(ledger.current) if ledger.current is not None else None,
+        since=rfc3339(ledger.since, fraction=True) if ledger.since is not None else None,
+        ratio=ledger.ratio,
+        **seconds,
+    )
+    return found or None
+
+
+def _read_goodput(wire: Mapping[str, Any]) -> Ledger:
+    seconds = {b: s for b in Bucket if (s := raw.number(wire, f"{b}Seconds")) is not None}
+    current, since = wire.get("current"), parse_time(wire.get("since"))
+    running = Bucket(current) if current in set(Bucket) and since is not None else None
+    return Ledger(running, since if running is not None else None, MappingProxyType(seconds))
 
 
 def _recovery(recovery: Recovery | None) -> Wire | None:

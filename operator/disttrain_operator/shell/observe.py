@@ -76,7 +76,8 @@ def _problem(spec: Raw) -> str | None:
 
 def _spec(spec: Raw, name: str) -> Spec:
     recovery = raw.obj(spec, "recovery")
-    failures = raw.integer(raw.obj(recovery, "budget"), "failures")
+    budget = raw.obj(recovery, "budget")
+    failures = raw.integer(budget, "failures")
     checkpoint = raw.obj(spec, "checkpoint")
     policy = spec.get("cleanPodPolicy")
     return Spec(
@@ -89,6 +90,8 @@ def _spec(spec: Raw, name: str) -> Spec:
         clean_pod_policy=CleanPodPolicy(policy) if policy in set(CleanPodPolicy) else CleanPodPolicy.RUNNING,
         rules=tuple(_rules(recovery)),
         max_failures=failures if failures is not None else DEFAULTS.max_failures,
+        budget_window=_seconds(budget, "windowSeconds"),
+        refill_on_progress=budget.get("refillOnProgress") is not False,
         claim=_claim_spec(raw.obj(checkpoint, "volume"), name) if checkpoint else None,
         keep=raw.integer(checkpoint, "keep") or 3,
         managed_by=raw.text(spec, "managedBy"),

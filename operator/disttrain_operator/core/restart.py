@@ -1,0 +1,76 @@
+"""One failure: charge it, write down the next incarnation, or end the job."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from disttrain_operator.core import budget, failure, finish, goodput, narrate, progress, timing
+from disttrain_operator.core.actions import Plan
+from disttrain_operator.core.conditions import Type
+from disttrain_operator.core.failure import Found
+from disttrain_operator.core.model import Recovery, Status, Verdict, World
+
+MAX_CAUSE = 1000
+MAX_TRACEBACK = 4000
+"""Kept in status after the pods are gone; enough for the frames that matter."""
+MAX_AGO = timedelta(seconds=60)
+"""An agent's age counter is not trusted beyond that."""
+
+
+def restart(world: World, cause: Found, doomed: tuple[str, ...], now: datetime) -> Plan:
+    """The plan after a failure. `doomed`: pods that cannot be used again."""
+    spec, status = world.job.spec, progress.fold(world, now)
+    verdict, before = failure.verdict(spec, cause), status.last_recovery
+    charged = verdict is Verdict.RESTART_GROUP
+    event = _recorded(status, cause, now)
+    account = budget.charge(spec, status, cause, event.step, charged=charged, now=now)
+    status = replace(
+        status, last_recovery=event, charges=account.charges, charged_step=account.verified_step, repeats=account.repeats,
+        attempts=status.attempts + charged, goodput=goodput.detected(status.goodput, now - event.failed_at, now),
+    )  # fmt: skip
+    who = f"rank {cause.rank} on {cause.pod}" if cause.rank is not None else cause.pod
+    if verdict is Verdict.FAIL:
+        return finish.fail(world, status, now, cause.failure_class, f"{who}: {cause.message}")
+    if charged and len(account.charges) > spec.max_failures:
+        limit = f"failure {len(account.charges)}, allowed are {spec.max_failures} (spec.recovery.budget.failures)"
+        return finish.fail(world, status, now, "BudgetExhausted", f"{limit}; last: {who}: {cause.message}")
+    if charged and (sentence := budget.stuck(account, event.step, cause)):
+        return finish.fail(world, status, now, "NoProgress", f"{who} {sentence}")
+    progressed = before is None or before.recover_seconds is not None
+    delay = timing.restart_delay(len(account.charges), charged=charged, progressed=progressed)
+    return _next_incarnation(world, status, f"{who}: {cause.message}", doomed, delay, now)
+
+
+def _recorded(status: Status, cause: Found, now: datetime) -> Recovery:
+    seen = status.progress.step if status.progress is not None else None
+    return Recovery(
+        incarnation=status.incarnation,
+        cause=cause.message[:MAX_CAUSE],
+        failure_class=cause.failure_class,
+        failed_at=now - min(timedelta(seconds=max(cause.seconds_ago, 0.0)), MAX_AGO),
+        rank=cause.rank,
+        pod=cause.pod,
+        node=cause.node,
+        exit_code=cause.exit_code,
+        step=cause.step if cause.step is not None else seen,
+        traceback=cause.traceback[-MAX_TRACEBACK:] if cause.traceback else None,
+    )
+
+
+def _next_incarnation(
+    world: World, status: Status, what: str, doomed: tuple[str, ...], delay: timedelta, now: datetime
+) -> Plan:
+    n, kind = status.incarnation + 1, status.last_recovery.failure_class if status.last_recovery else "Unknown"
+    after = f" in {int(delay.total_seconds())} s" if delay else ""
+    message = f"{what}; incarnation {n} starts{after}"
+    status = narrate.with_condition(world, status, Type.RUNNING, False, "Restarting", message, now)
+    status = narrate.with_condition(world, status, Type.RESTARTING, True, kind, message, now)
+    status = replace(
+        status,
+        incarnation=n,
+        recoveries=status.recoveries + 1,
+        replacing=doomed,
+        restart_after=now + delay if delay else None,
+    )
+    return Plan(status=status, wake_at=now, reason=message)
