@@ -27,13 +27,15 @@ from disttrain_runtime.agent import decide as d
 from disttrain_runtime.agent.cgroup import memory_group
 from disttrain_runtime.agent.devices import processes_per_worker, visible_gpus
 from disttrain_runtime.agent.diagnose import Death, cannot_start, diagnose
-from disttrain_runtime.agent.launch import RankSpec, job_directory, rank_specs
+from disttrain_runtime.agent.launch import PRELOAD, RankSpec, job_directory, parent_environment, rank_specs
+from disttrain_runtime.agent.oom import OomKills
 from disttrain_runtime.agent.output import Output
 from disttrain_runtime.agent.rank_process import Listener, RankProcess
 from disttrain_runtime.agent.stream import Dial, Stream
 from disttrain_runtime.agent.supervisor import Supervisor
 from disttrain_runtime.agent.termination import write_last_words
 from disttrain_runtime.agent.told import Told, present
+from disttrain_runtime.agent.warm import Warm
 
 RESERVED_SECONDS = 3.0
 """Of the pod's grace period, for our own end: last report, last words, last log lines."""
@@ -68,14 +70,15 @@ class App:
         self._agent = d.Agent()
         self._told = Told()
         self._processes = processes_per_worker(worker.run.processes_per_worker, visible_gpus(environment))
-        self._memory = memory_group()
-        self._oom_before = self._memory.oom_kills()
+        self._memory = OomKills(memory_group())
         self._timer: asyncio.TimerHandle | None = None
         self._leaving: asyncio.Future[int] = self._loop.create_future()
         directory = job_directory(worker)
         self._output = Output(directory, self._room_soon)
         self._volume_ready = asyncio.ensure_future(_make(directory))
-        self._supervisor = Supervisor(Listener(self._heard_lines, self._heard_message), self._rank_exited, init=True)
+        self._warm = self._make_warm() if worker.run.entrypoint is not None else None
+        listener = Listener(self._heard_lines, self._heard_message)
+        self._supervisor = Supervisor(listener, self._rank_exited, init=True, warm=self._warm)
         self._stream = None if self._rules.alone else self._dial()
 
     @property
@@ -96,6 +99,8 @@ class App:
         code = await self._leaving
         self._output.say(f"leaving: {self._agent.state}, {describe(code)}")
         write_last_words(self.report, self._places.termination_log)
+        if self._warm is not None:
+            self._warm.close()
         self._supervisor.end_strays()
         if self._stream is not None and dialing is not None:
             await self._stream.flush(FLUSH_SECONDS)
@@ -114,6 +119,10 @@ class App:
         worker = self._worker
         dial = Dial(worker.operator_url, worker.operator_ca, self._places.token_file)
         return Stream(dial, lambda: self.report, self._assigned, self._output.say)
+
+    def _make_warm(self) -> Warm:
+        environment = parent_environment(self._worker, self._processes, self._environment)
+        return Warm(PRELOAD, environment, self._output.say, self._memory.excuse)
 
     def _assign_alone(self) -> Assignment:
         """What an operator would say to the only worker of a job."""
@@ -151,10 +160,7 @@ class App:
     def _do(self, action: d.Action) -> None:
         match action:
             case d.Start(members):
-                if self._volume_ready.done():
-                    self._start(members)
-                else:
-                    self._volume_ready.add_done_callback(lambda _: self._start(members))
+                self._start_when_ready(members)
             case d.Terminate(spare):
                 self._output.say("asking the ranks to end")
                 self._supervisor.terminate(spare)
@@ -165,11 +171,20 @@ class App:
                 if not self._leaving.done():
                     self._leaving.set_result(code)
 
+    def _start_when_ready(self, members: Membership) -> None:
+        """What the ranks will stand on: the job's directory, and the process that they are forked from."""
+        awaited = (self._volume_ready, *((self._warm.decided,) if self._warm is not None else ()))
+        for thing in awaited:
+            if not thing.done():
+                thing.add_done_callback(lambda _: self._start_when_ready(members))
+                return
+        self._start(members)
+
     def _start(self, members: Membership) -> None:
         if self._agent.leaving is not None or members.incarnation != self._agent.started:
             return  # overtaken while the volume was made ready
         self._supervisor.end_strays()
-        self._oom_before = self._memory.oom_kills()
+        self._memory.begin()
         live: set[int] = set()
         for spec in rank_specs(self._worker, members, self._environment):
             try:
@@ -196,7 +211,7 @@ class App:
                 status=status,
                 stderr=rank.stderr,
                 said=self._told.failures.get(local_rank),
-                oom_kills=self._memory.oom_kills() - self._oom_before,
+                oom_kills=self._memory.of_ranks(),
                 memory_limit=self._memory.limit_bytes(),
                 signalled=rank.signalled,
                 step=self._told.step,

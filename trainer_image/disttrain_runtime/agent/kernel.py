@@ -1,18 +1,22 @@
-"""Two prctl calls that Python does not have."""
+"""What the kernel can do for a process and Python has no name for."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
+from collections.abc import Sequence
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_ARG_START = 48 - 3
+"""Field 48 of /proc/self/stat, counted from behind the name, which may contain blanks."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def die_with_parent(parent: int) -> None:
-    """Called in a new child before exec: the kernel kills it when the agent dies, however the agent dies."""
+    """Called in a new child of the agent: the kernel kills it when the agent dies, however the agent dies."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it died in between
         os._exit(128 + signal.SIGKILL)
@@ -22,3 +26,15 @@ def adopt_orphans() -> None:
     """Grandchildren whose parent died become ours, as they do for PID 1, so that we can end and reap them."""
     if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def call_self(argv: Sequence[str]) -> None:
+    """Let `ps` show this command line instead of the one that was executed, cut to the room that one left."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return
+    start, end = int(fields[_ARG_START]), int(fields[_ARG_START + 1])
+    line = b"".join(os.fsencode(word) + b"\0" for word in argv)[: end - start - 1] if end > start else b""
+    if line:  # all zeros: not ours to read
+        ctypes.memmove(start, line.ljust(end - start, b"\0"), end - start)

@@ -13,6 +13,9 @@ from disttrain_contract.messages import Membership
 from disttrain_contract.topology import rank_env, rank_of
 
 WORKER_MODULE = "disttrain_runtime.worker"
+PRELOAD = (WORKER_MODULE, "torch._dynamo")
+"""What a task's ranks find imported. The first optimizer step imports torch._dynamo anyway, used or not: half as long
+again as torch itself."""
 _LAUNCHERS = frozenset({"torch.distributed.run", "torch.distributed.launch"})
 
 
@@ -41,6 +44,17 @@ def rank_command(run: RunConfig) -> tuple[str, ...]:
     return (*run.command, *run.args)
 
 
+def parent_environment(worker: WorkerEnv, processes: int, base: Mapping[str, str]) -> dict[str, str]:
+    """What a warm parent starts with: what its ranks will have, as far as it is known before there is a group."""
+    return _defaults(processes) | dict(base) | worker.to_env()
+
+
+def settled(environment: Mapping[str, str]) -> dict[str, str]:
+    """The part that is the same for every rank of every incarnation. Interpreter and libraries read it when they are
+    loaded, so ranks can be forked only from a parent that was loaded with the same."""
+    return {k: v for k, v in environment.items() if k not in env.RESERVED and not k.startswith(env.PREFIX)}
+
+
 def rank_specs(worker: WorkerEnv, members: Membership, base: Mapping[str, str]) -> list[RankSpec]:
     """The processes of this pod in one incarnation. `base` is the container's environment."""
     argv = rank_command(worker.run)
@@ -66,7 +80,7 @@ def _environment(worker: WorkerEnv, members: Membership, local_rank: int, base: 
     directory = job_directory(worker)
     ours = {env.INCARNATION: str(members.incarnation)} | ({env.JOB_DIR: str(directory)} if directory else {})
     return (
-        _defaults(members)
+        _defaults(members.processes_per_worker)
         | dict(base)
         | worker.to_env()
         | rank_env(members, worker.worker_index, local_rank, worker.job_uid)
@@ -74,11 +88,11 @@ def _environment(worker: WorkerEnv, members: Membership, local_rank: int, base: 
     )
 
 
-def _defaults(members: Membership) -> dict[str, str]:
+def _defaults(processes: int) -> dict[str, str]:
     """What a user may override."""
     return {
         "PYTHONUNBUFFERED": "1",  # a rank's output is a pipe: without this its last words die with it
         "PYTHONFAULTHANDLER": "1",  # a stack for SIGSEGV and SIGABRT
         # Same as torchrun: several processes with a thread per core each would fight for the cores.
-        **({"OMP_NUM_THREADS": "1"} if members.processes_per_worker > 1 else {}),
+        **({"OMP_NUM_THREADS": "1"} if processes > 1 else {}),
     }

@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from disttrain_contract import env
 from disttrain_contract.messages import RankBody, RankEvent
-from disttrain_runtime.agent import kernel
+from disttrain_runtime.agent.execute import Ends, Launch
 from disttrain_runtime.agent.launch import RankSpec
 from disttrain_runtime.agent.lines import LineBuffer, Tail
 from disttrain_runtime.agent.pipe import RankPipe
@@ -36,7 +34,7 @@ class Listener:
 class RankProcess:
     """A started rank. Raises OSError or ValueError when its program cannot be executed."""
 
-    def __init__(self, spec: RankSpec, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, spec: RankSpec, listener: Listener, loop: asyncio.AbstractEventLoop, launch: Launch) -> None:
         self.spec = spec
         self.signalled = False
         """We have told it to end."""
@@ -46,13 +44,9 @@ class RankProcess:
         self._pipe = RankPipe()
         self._outputs: dict[int, LineBuffer] = {}
         self._paused = True
-        self._process = self._spawn()
-        self.resume()
-
-    @property
-    def pid(self) -> int:
+        self.pid = self._spawn(launch)
         """Also the number of its process group and session."""
-        return self._process.pid
+        self.resume()
 
     @property
     def stderr(self) -> str:
@@ -94,9 +88,8 @@ class RankProcess:
             for fd, lines in self._outputs.items():
                 self._loop.add_reader(fd, partial(self._read_output, fd, lines))
 
-    def close(self, status: int) -> None:
+    def close(self) -> None:
         """The process is gone and reaped: read its last words, let go of its pipes."""
-        self._process.returncode = status  # or Popen would look for the process again
         for fd, lines in list(self._outputs.items()):
             self._drain(fd, partial(self._read_output, fd, lines))
             if rest := lines.flush():
@@ -106,10 +99,10 @@ class RankProcess:
             self._forget(fd)
         self._outputs = {}
 
-    def _spawn(self) -> subprocess.Popen[bytes]:
+    def _spawn(self, launch: Launch) -> int:
         ends = [os.pipe() for _ in range(3)]
         try:
-            process = self._execute([write for _, write in ends])
+            pid = launch(self.spec, Ends(*(write for _, write in ends)))
         except BaseException:
             for read, _ in ends:
                 os.close(read)
@@ -123,20 +116,7 @@ class RankProcess:
         self._err = err
         self._outputs = {out: LineBuffer(), err: LineBuffer()}
         self._loop.add_reader(self._report, self._read_report)
-        return process
-
-    def _execute(self, pipes: list[int]) -> subprocess.Popen[bytes]:
-        out, err, report = pipes
-        return subprocess.Popen(
-            self.spec.argv,
-            env={**self.spec.environment, env.REPORT_FD: str(report)},
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
-            pass_fds=(report,),
-            start_new_session=True,
-            preexec_fn=partial(kernel.die_with_parent, os.getpid()),
-        )
+        return pid
 
     def _read_output(self, fd: int, lines: LineBuffer) -> int:
         data = self._take(fd)

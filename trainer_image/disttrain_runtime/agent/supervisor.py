@@ -10,30 +10,44 @@ from contextlib import suppress
 from pathlib import Path
 
 from disttrain_runtime.agent import kernel
+from disttrain_runtime.agent.execute import execute
 from disttrain_runtime.agent.launch import RankSpec
 from disttrain_runtime.agent.rank_process import Listener, RankProcess
+from disttrain_runtime.agent.warm import Warm
 
 
 class Supervisor:
     """Runs on the event loop of the main thread.
 
     With `init=True` it does what PID 1 must: adopt and reap orphans, and end those that outlive their rank. Without,
-    it touches only the ranks that it started itself.
+    it touches only the ranks that it started itself, and there can be no warm parent, whose ranks are orphans.
     """
 
-    def __init__(self, listener: Listener, on_exit: Callable[[RankProcess, int], None], *, init: bool) -> None:
+    def __init__(
+        self,
+        listener: Listener,
+        on_exit: Callable[[RankProcess, int], None],
+        *,
+        init: bool,
+        warm: Warm | None = None,
+    ) -> None:
+        if warm is not None and not init:
+            raise ValueError("ranks of a warm parent can only be adopted by an init")
         self._listener = listener
         self._on_exit = on_exit
         self._init = init
+        self._warm = warm
         self._loop = asyncio.get_running_loop()
         self._ranks: dict[int, RankProcess] = {}
         if init:
             kernel.adopt_orphans()
         self._loop.add_signal_handler(signal.SIGCHLD, self.reap)
+        if warm is not None:
+            warm.start()
 
     def start(self, spec: RankSpec) -> None:
         """Raises OSError or ValueError when the program cannot be executed."""
-        rank = RankProcess(spec, self._listener, self._loop)
+        rank = RankProcess(spec, self._listener, self._loop, self._warm.launch if self._warm else execute)
         self._ranks[rank.pid] = rank
 
     def terminate(self, spare: int | None = None) -> None:
@@ -61,12 +75,14 @@ class Supervisor:
         """Collect everything that has ended. Called at SIGCHLD; harmless at any time."""
         while (pid := self._ended()) is not None:
             rank = self._ranks.pop(pid, None)
-            if rank is not None:
-                rank.kill_group()  # before reaping: its number is still its own
+            if rank is None:
+                self._reap_other(pid)
+                continue
+            rank.kill_group()  # before reaping: its number is still its own
             status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-            if rank is not None:
-                rank.close(status)
-                self._on_exit(rank, status)
+            rank.close()
+            self._look_after_warm()
+            self._on_exit(rank, status)
 
     def end_strays(self) -> None:
         """SIGKILL to what ranks left behind outside their groups: it may hold GPU memory or ports. Only when no rank
@@ -74,12 +90,25 @@ class Supervisor:
         if not self._init or self._ranks:
             return
         for pid in self._children():
+            if self._warm is not None and pid == self._warm.pid:
+                continue
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
     def close(self) -> None:
         """No more signals to us."""
         self._loop.remove_signal_handler(signal.SIGCHLD)
+
+    def _reap_other(self, pid: int) -> None:
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if self._warm is not None and pid == self._warm.pid:
+            self._warm.ended(status)
+
+    def _look_after_warm(self) -> None:
+        """Before a rank is diagnosed: if the kernel took the warm parent, too, that must be known."""
+        pid = self._warm.pid if self._warm is not None else None
+        if pid is not None and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            self._reap_other(pid)
 
     def _ended(self) -> int | None:
         """A process that has ended and is not reaped yet."""
