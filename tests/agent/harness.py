@@ -100,12 +100,15 @@ class AgentProcess:
         self.worker = replace(self.worker, **changes)  # type: ignore[arg-type]
         return self
 
-    def start(self, early: str = "()", stdout: int | None = None, wrap: tuple[str, ...] = ()) -> AgentProcess:
-        """Run it. `wrap` goes before the command line."""
-        environment = dict(os.environ) | {"PYTHONPATH": str(ROOT / "trainer_image"), "FOLDER": str(self.folder)}
+    def start(
+        self, early: str = "()", stdout: int | None = None, wrap: tuple[str, ...] = (), before: str = ""
+    ) -> AgentProcess:
+        """Run it. `wrap` goes before the command line, `before` is run in the agent's process before it starts."""
+        path = ":".join(map(str, (ROOT / "trainer_image", ROOT, ROOT / "tests")))
+        environment = dict(os.environ) | {"PYTHONPATH": path, "FOLDER": str(self.folder)}
         with self.out.open("wb") as out:
             self._process = subprocess.Popen(
-                [*wrap, sys.executable, "-c", DRIVER, str(self.folder), early],
+                [*wrap, sys.executable, "-c", before + DRIVER, str(self.folder), early],
                 env=environment | self.worker.to_env(),
                 stdin=subprocess.DEVNULL,
                 stdout=out if stdout is None else stdout,

@@ -34,15 +34,15 @@ _HIGH = 64
 
 
 def main(fd: int) -> None:
-    """Returns when the agent is gone; never in a rank."""
+    """Never returns."""
     agent = os.getppid()
     line = socket.socket(fileno=fd)
     program = preload(os.environ[PRELOAD].split(","))
     require_one_thread()
     line.sendall(b"ready")
     request = serve(line, agent)
-    if request is None:
-        return
+    if request is None:  # the agent is gone, and nobody waits for destructors
+        os._exit(0)
     argv, environment = request.read()
     take_over(request, environment)
     sys.orig_argv = argv
