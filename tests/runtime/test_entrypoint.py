@@ -24,7 +24,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_arguments_take_the_types_of_the_signature() -> None:
-    task = build_task("support.gloo_tasks:build", ["--steps", "7", "--batch_size=4", "--norm=false"])
+    task = build_task("support.gloo_tasks:build", ["--steps", "7", "--batch-size=4", "--norm=false"])
     assert (task.steps, task.batch_size, task.total_steps) == (7, 4, 7)
 
 

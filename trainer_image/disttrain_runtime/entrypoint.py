@@ -47,7 +47,9 @@ def load_builder(entrypoint: str) -> Builder:
     except Exception as error:  # whatever a module raises while it is imported
         raise EntrypointError(f"entrypoint {entrypoint!r}: importing {module_name} raised {_line(error)}") from error
     if not callable(found):
-        raise EntrypointError(f"entrypoint {entrypoint!r} is a {type(found).__name__}; it must be a function that returns a Task")
+        raise EntrypointError(
+            f"entrypoint {entrypoint!r} is a {type(found).__name__}; it must be a function that returns a Task"
+        )
     builder: Builder = found
     return builder
 
@@ -59,14 +61,22 @@ def parse_arguments(entrypoint: str, builder: Builder, arguments: Sequence[str])
     try:
         parser.add_function_arguments(builder, fail_untyped=True, sub_configs=True)
         with redirect_stdout(said), redirect_stderr(said):
-            parsed = parser.parse_args(list(arguments))
+            parsed = parser.parse_args([_underscored(a) for a in arguments])
         ready: dict[str, Any] = parser.instantiate(parsed).as_dict()
     except SystemExit as error:
-        raise EntrypointError(f"entrypoint {entrypoint!r}: asked for help, so nothing was trained\n{said.getvalue()}") from error
+        raise EntrypointError(
+            f"entrypoint {entrypoint!r}: asked for help, so nothing was trained\n{said.getvalue()}"
+        ) from error
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         expects = " ".join(parser.format_usage().split())
         raise EntrypointError(f"entrypoint {entrypoint!r}: bad arguments: {_line(error)} ({expects})") from error
     return ready
+
+
+def _underscored(argument: str) -> str:
+    """`--batch-size=8` is as good as `--batch_size=8`."""
+    name, equals, value = argument.partition("=")
+    return name.replace("-", "_").replace("__", "--", 1) + equals + value if name.startswith("--") else argument
 
 
 def _not_found(entrypoint: str, module_name: str, error: ModuleNotFoundError) -> str:

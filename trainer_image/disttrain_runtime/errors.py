@@ -87,7 +87,9 @@ def judge(error: BaseException) -> Verdict:
 def is_victim(error: BaseException) -> bool:
     """True when the group broke under this rank: some peer is the culprit."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & VICTIM_TYPES) or (isinstance(error, RuntimeError) and any(t in str(error) for t in VICTIM_TEXTS))
+    return bool(names & VICTIM_TYPES) or (
+        isinstance(error, RuntimeError) and any(t in str(error) for t in VICTIM_TEXTS)
+    )
 
 
 def _blame(error: BaseException) -> tuple[FailureClass, int]:

@@ -27,7 +27,13 @@ class Training:
     """One rank's part in one incarnation."""
 
     def __init__(
-        self, config: WorkerConfig, task: Task, group: Group, strategy: Strategy, reporter: Reporter, clock: Callable[[], float]
+        self,
+        config: WorkerConfig,
+        task: Task,
+        group: Group,
+        strategy: Strategy,
+        reporter: Reporter,
+        clock: Callable[[], float],
     ) -> None:
         self.task, self.group, self.strategy, self.reporter, self.clock = task, group, strategy, reporter, clock
         self.order = SampleOrder(seed=config.run.seed, samples=len(task.train_data), batch_size=task.batch_size)
@@ -73,7 +79,9 @@ class Training:
         if self.group.leads:
             save = self.checkpoints.due(self.step, now)
             report = self.report_cadence.due(self.reported, self.step, now)
-        self.stopper, save_now, report_now = self.group.agree([self.group.rank + 1 if self.stop.asked else 0, save, report])
+        self.stopper, save_now, report_now = self.group.agree(
+            [self.group.rank + 1 if self.stop.asked else 0, save, report]
+        )
         if save_now:
             self.checkpoints.save(self.step, now)
         if self.step == self.task.total_steps:
@@ -111,7 +119,9 @@ class Training:
         self._report(self.clock(), last=True)
         self.checkpoints.settle(self.step, self.clock())
         if not self.stop.asked:
-            raise PeerStoppedError(f"rank {self.stopper - 1} was told to stop; the group ended with it at step {self.step}")
+            raise PeerStoppedError(
+                f"rank {self.stopper - 1} was told to stop; the group ended with it at step {self.step}"
+            )
 
     def _finish(self) -> None:
         """The result is saved before anything else can go wrong; nobody leaves before everybody is done."""

@@ -1,6 +1,6 @@
 """One rank: `python -m disttrain_runtime.worker`, started by the agent, by torchrun, or by hand.
 
-    torchrun --nproc-per-node 2 -m disttrain_runtime.worker --entrypoint digits.task:build -- --epochs 3
+torchrun --nproc-per-node 2 -m disttrain_runtime.worker --entrypoint digits.task:build -- --epochs 3
 """
 
 from __future__ import annotations
