@@ -16,7 +16,9 @@ WARNINGS = frozenset(
 )  # fmt: skip
 """Transitions that somebody should look at."""
 
-QUIET = frozenset({"Starting", "WaitingForWorkers", "NotStarted", "WorkersReady", "Recovered", "Finished", "Restarting"})
+QUIET = frozenset(
+    {"Starting", "WaitingForWorkers", "NotStarted", "WorkersReady", "Recovered", "Finished", "Restarting"}
+)
 """Reasons that only say that things take their course: no event."""
 
 
