@@ -101,7 +101,7 @@ class Player:
     async def kubelet_starts(self, name: str) -> Raw:
         """The pod gets a node and an address, and runs."""
         await self.until(lambda: self.api.get(PODS, "team", name))
-        binding = {"target": {"kind": "Node", "name": "node-1"}}
+        binding = {"metadata": {"name": name}, "target": {"kind": "Node", "name": "node-1"}}
         await self.api._ask("create", PODS, PODS.path("team", name, "binding"), binding)
         pod = await self.api.get(PODS, "team", name)
         index = int(name.rsplit("-", 1)[1])
