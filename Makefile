@@ -15,7 +15,7 @@ help: ## this list
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "Python's venv module is missing: apt-get install python3-venv"; exit 2; }
 	@test -x $(PY) || $(PYTHON) -m venv .venv
 	@test -x .venv/bin/uv || .venv/bin/python -m pip install --quiet 'uv>=0.9,<1'
-	@.venv/bin/uv pip install --python $(PY) --quiet -e '.[dev,worker,examples]'
+	@.venv/bin/uv pip install --python $(PY) --quiet --compile-bytecode -e '.[dev,worker,examples]'
 	@touch $@
 
 .PHONY: setup
