@@ -15,7 +15,7 @@ help: ## this list
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "Python's venv module is missing: apt-get install python3-venv"; exit 2; }
 	@test -x $(PY) || $(PYTHON) -m venv .venv
 	@test -x .venv/bin/uv || .venv/bin/python -m pip install --quiet 'uv>=0.9,<1'
-	@.venv/bin/uv pip install --python $(PY) --quiet -e '.[dev,worker,examples]'
+	@.venv/bin/uv pip install --python $(PY) --quiet --compile-bytecode -e '.[dev,worker,examples]'
 	@touch $@
 
 .PHONY: setup
@@ -35,7 +35,7 @@ check: setup ## format, lint, types, import contracts
 	@.venv/bin/ruff format --check --quiet . && .venv/bin/ruff check --quiet .
 	@.venv/bin/mypy
 	@.venv/bin/mypy dev --explicit-package-bases
-	@.venv/bin/lint-imports --no-timing
+	@.venv/bin/lint-imports
 
 .PHONY: test-fast
 test-fast: setup ## pure, in-memory and loopback tests: seconds
@@ -78,7 +78,7 @@ bench-scale: cluster-up ## 1,000 jobs of 4 pods on KWOK: time, memory, writes
 	@$(PY) -m benchmarks.scale
 
 .PHONY: crd
-crd: setup ## regenerate crds/ and the chart's copy
+crd: setup ## regenerate crds/, which the chart links to
 	@$(PY) -m disttrain.api.crd > crds/disttrain.dev_disttrainjobs.yaml
 
 .PHONY: format

@@ -38,7 +38,7 @@ KUBE = Tool(
     "k8s.io/kubernetes",
     links=("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet"),
     ldflags=_KUBERNETES_FLAGS,
-    megabytes=4000,
+    megabytes=4800,
 )
 KUBECTL = Tool("kubectl", KUBERNETES_STAGING, "k8s.io/kubectl", ldflags=_KUBERNETES_FLAGS, megabytes=400)
 ETCD = Tool("etcd", "3.7.3", "go.etcd.io/etcd/server/v3", megabytes=300)

@@ -15,6 +15,8 @@ from disttrain.sdk import Client, Happened, Job, JobGone, JobSeen
 KILL_AT = 0.4
 """Share of the training after which the worker dies: late enough to have checkpoints, early enough to see it go on."""
 PATIENCE_SECONDS = 600.0
+UNBOUND = "unbound immediate PersistentVolumeClaims"
+"""The scheduler says so for the second in which the job's claim is being made."""
 PLAIN_EVERY_SECONDS = 5.0
 """Without a terminal: a line at most this often."""
 
@@ -52,7 +54,7 @@ class Story:
             Live(self._bar, console=self._console, refresh_per_second=4) if self._console.is_terminal else self._console
         ):
             for update in self._client.watch(self._name):
-                if isinstance(update, Happened):
+                if isinstance(update, Happened) and UNBOUND not in update.event.message:
                     mark = "!" if update.event.warning else "·"
                     self._console.print(f"  {mark} {update.event.reason}: {update.event.message}", markup=False)
                 if isinstance(update, JobSeen):

@@ -59,7 +59,7 @@ def correct(outputs: Tensor, targets: Tensor) -> Tensor:
     return outputs.argmax(dim=1) == targets
 
 
-def build(epochs: int = 40, batch_size: int = 96, lr: float = 0.002, width: int = 32) -> Task:
+def build(epochs: int = 60, batch_size: int = 96, lr: float = 0.004, width: int = 32) -> Task:
     """What to train.
 
     Args:

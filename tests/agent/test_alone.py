@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -140,16 +141,26 @@ async def test_an_agent_whose_output_nobody_reads_still_ends(alone: Alone) -> No
         os.close(writing)
 
 
-async def test_output_that_is_read_late_arrives_whole(alone: Alone) -> None:
+async def test_output_that_is_read_late_arrives_whole_and_waits_in_the_rank_not_in_memory(alone: Alone) -> None:
+    program = (
+        "import os, pathlib, time\n"
+        "for i in range(60000): print(i, 'x' * 1000)\n"
+        "pathlib.Path(os.environ['FOLDER'], 'done').touch(); time.sleep(100)\n"
+    )
     reading, writing = os.pipe()
-    agent = alone(replace(python("for i in range(60000): print(i, 'x' * 40)"), processes_per_worker=1))
-    agent.start(stdout=writing)
+    agent = alone(replace(python(program), processes_per_worker=1)).start(stdout=writing)
     os.close(writing)
     await until(lambda: (agent.folder / "volume/mnist/logs/incarnation-0001/rank-0.log").exists())
+    await asyncio.sleep(1)  # time to print it all, were anybody listening
+    assert not (agent.folder / "done").exists()
     with os.fdopen(reading, "rb") as late:
-        lines = late.read().splitlines()
-    assert await agent.ended() == 0
+        lines = await asyncio.to_thread(lambda: [late.readline() for _ in range(60001)])
+        status = Path(f"/proc/{agent.pid}/status").read_text()
+        agent.signal(signal.SIGTERM)
+        await asyncio.to_thread(late.read)
+    assert await agent.ended() == 143
     assert sum(line.startswith(b"[rank 0] ") for line in lines) == 60000
+    assert int(status.split("VmHWM:")[1].split()[0]) < 60 * 1024, "it never held more than its backlog"
 
 
 @contextmanager

@@ -256,6 +256,18 @@ async def test_the_last_report_reaches_the_operator_before_the_agent_goes(rig: R
     assert agent.last_words.failure.exit_code == 9
 
 
+async def test_the_last_report_waits_a_moment_for_an_operator_that_restarts(rig: Rig, dialling: Dialling) -> None:
+    program = "import os, time\nwhile not os.path.exists(os.environ['FOLDER'] + '/done'): time.sleep(0.01)"
+    agent = dialling(python(program)).start()
+    await running(rig, agent)
+    await rig.stop()
+    (agent.folder / "done").touch()
+    await until(lambda: "leaving: finished" in agent.output)
+    await rig.start(rig.port)
+    await reported(rig, AgentState.FINISHED, 1)
+    assert await agent.ended() == 0
+
+
 async def test_with_the_operator_away_the_end_does_not_wait_for_it(rig: Rig, dialling: Dialling) -> None:
     agent = dialling(SLEEPER).start()
     await running(rig, agent)

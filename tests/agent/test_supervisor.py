@@ -79,6 +79,14 @@ async def test_all_that_a_rank_printed_is_heard_before_its_end(world: World) -> 
     assert world.last[0].stderr.endswith("err") and "one" not in world.last[0].stderr
 
 
+async def test_last_words_that_were_not_read_yet_are_read_at_the_end(world: World) -> None:
+    world.start("import os; os.write(2, b'word\\n' * 10000); os.write(1, b'out\\nend'); os._exit(1)")
+    world.supervisor.pause()
+    await world.end_of(0)
+    assert world.said().count(b"word") == 10000
+    assert b"out" in world.said() and b"end" in world.said() and world.last[0].stderr.endswith("word\n")
+
+
 async def test_messages_on_the_report_pipe(world: World) -> None:
     world.start(
         "import os\n"

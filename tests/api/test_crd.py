@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from disttrain.api import crd, schema
 from pydantic import Field
+
+from disttrain.api import crd, schema
 
 CRDS = Path(__file__).parents[2] / "crds" / "disttrain.dev_disttrainjobs.yaml"
 

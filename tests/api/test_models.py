@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from disttrain.api import DistTrainJob, to_wire
 from pydantic import ValidationError
+
+from disttrain.api import DistTrainJob, to_wire
 
 MINIMAL = {
     "apiVersion": "disttrain.dev/v1alpha1",

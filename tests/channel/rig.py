@@ -180,4 +180,5 @@ class Proxy:
                 await self._flowing.wait()
                 sink.write(data)
                 await sink.drain()
+        await self._flowing.wait()  # an end is news, too
         sink.close()

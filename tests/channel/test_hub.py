@@ -84,6 +84,8 @@ async def test_an_assignment_is_pushed_once_until_it_changes(rig: Rig) -> None:
         for _ in range(3):
             assert rig.hub.assign(pod("a").uid, ASSIGNMENT)
         assert await received(stream) == ASSIGNMENT
+        rig.hub.assign(pod("a").uid, ASSIGNMENT)
+        await (await stream.ping())  # what was sent before has arrived
         rig.hub.assign(pod("a").uid, replace(ASSIGNMENT, stop="suspended"))
         assert (await received(stream)).stop == "suspended"
     async with agent(rig) as stream:
@@ -140,7 +142,7 @@ async def test_a_leader_that_is_deposed_lets_go_and_forgets(rig: Rig) -> None:
 
 
 async def test_of_two_streams_of_one_pod_the_newer_wins(rig: Rig) -> None:
-    async with agent(rig) as old:
+    async with agent(rig, ping_interval=None) as old:  # half-open: it will never say a word again
         await old.send(encode(RUNNING))
         await rig.until(lambda: rig.view("a").report == RUNNING)
         async with agent(rig) as new:

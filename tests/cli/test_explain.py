@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -155,3 +158,14 @@ def test_what_the_api_server_would_refuse_is_refused_here(
 )
 def test_a_name_that_pods_cannot_have_is_refused(cli: Cli, file: File, name: str, says: str) -> None:
     assert f"metadata.name {says}" in cli("explain", "-f", file(job(name))).err
+
+
+def test_explaining_needs_neither_a_client_nor_the_operators_shell() -> None:
+    code = (
+        "import sys; from disttrain.cli.main import run; run(['explain', '-f', 'examples/digits/job.yaml']); "
+        "print([m for m in ('torch', 'kopf', 'kubernetes', 'aiohttp') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -137,3 +137,16 @@ def test_a_volume_that_turns_out_to_be_read_only_stops_the_job_before_it_trains_
     failed = cluster.job("readonly").wait("Failed")
     assert cluster.job("readonly").status["recovery"]["last"]["class"] == "Storage", failed
     assert "read-only" in failed["message"].lower()
+
+
+def test_a_claim_that_cannot_hold_what_is_to_be_kept_is_said_as_soon_as_a_checkpoint_shows_its_size(
+    cluster: Cluster,
+) -> None:
+    cluster.apply(job("small", args=["--epochs", "40"], checkpoint={"volume": {"size": "1Mi"}, "everySteps": 10}))
+    small = cluster.job("small")
+    small.wait_checkpoint(10)
+    seen = cluster.until(
+        "too small", lambda: (c := small.condition("Checkpointed")) and c["reason"] == "ClaimTooSmall" and c, 30
+    )
+    assert "spec.checkpoint.keep" in seen["message"] and "claim small-checkpoints holds 1 MiB" in seen["message"]
+    cluster.kubectl("delete", "dtj", "small", "--wait=false")

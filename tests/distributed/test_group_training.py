@@ -67,7 +67,9 @@ def expected_ledger(samples: int, batch_size: int, steps: int) -> torch.Tensor:
 
 def test_every_sample_counts_exactly_once_an_epoch_through_kills_and_other_world_sizes(tmp_path: Path) -> None:
     """The model's weights are the ledger. 44 samples, 6 steps an epoch, 3 epochs; killed in the middle of two of them."""
-    ledger = RunConfig(entrypoint="support.gloo_tasks:build_ledger", checkpoint=CheckpointConfig(every_steps=2, asynchronous=False))
+    ledger = RunConfig(
+        entrypoint="support.gloo_tasks:build_ledger", checkpoint=CheckpointConfig(every_steps=2, asynchronous=False)
+    )
     for incarnation, (world, at) in enumerate([(2, 7), (3, 5)], start=1):
         folder = tmp_path / str(incarnation)
         door = Door(folder, at)
@@ -96,14 +98,23 @@ def test_an_exception_in_one_rank_blames_that_rank_and_nobody_else(tmp_path: Pat
     with Ranks(tmp_path / "logs", config, 3, job_dir=tmp_path / "job") as ranks:
         assert ranks.ended() == [1, 1, 1]
         culprit = ranks.told.failure(1)
-        assert (culprit.failure_class, culprit.message, culprit.step) == ("CodeError", "ValueError: the loss stumbled", 4)
+        assert (culprit.failure_class, culprit.message, culprit.step) == (
+            "CodeError",
+            "ValueError: the loss stumbled",
+            4,
+        )
         assert "in stumble" in culprit.traceback
         assert {ranks.told.failure(rank).failure_class for rank in (0, 2)} == {"Network"}
 
 
 def test_survivors_of_a_kill_say_that_the_network_failed_them(tmp_path: Path) -> None:
     door = Door(tmp_path, at=3)
-    with Ranks(tmp_path / "logs", replace(TASK, args=(f"--doors={tmp_path}", "--rank=0", "--at=[3]")), 3, job_dir=tmp_path / "job") as ranks:
+    with Ranks(
+        tmp_path / "logs",
+        replace(TASK, args=(f"--doors={tmp_path}", "--rank=0", "--at=[3]")),
+        3,
+        job_dir=tmp_path / "job",
+    ) as ranks:
         door.arrive()
         ranks.kill(0)
         assert ranks.ended() == [-9, 1, 1]

@@ -19,7 +19,9 @@ pytestmark = [pytest.mark.torch, pytest.mark.timeout(120)]
 
 WORLD, STEPS = 3, 24
 TASK = RunConfig(
-    entrypoint="support.gloo_tasks:build", args=(f"--steps={STEPS}",), checkpoint=CheckpointConfig(every_steps=5, asynchronous=False)
+    entrypoint="support.gloo_tasks:build",
+    args=(f"--steps={STEPS}",),
+    checkpoint=CheckpointConfig(every_steps=5, asynchronous=False),
 )
 
 
@@ -30,7 +32,9 @@ def digests(job_dir: Path, step: int = STEPS) -> dict[str, str]:
 
 
 def finish(tmp_path: Path, job_dir: Path, incarnation: int = 1, world: int = WORLD, config: RunConfig = TASK) -> Ranks:
-    with Ranks(tmp_path / f"logs-{job_dir.name}-{incarnation}", config, world, job_dir=job_dir, incarnation=incarnation) as ranks:
+    with Ranks(
+        tmp_path / f"logs-{job_dir.name}-{incarnation}", config, world, job_dir=job_dir, incarnation=incarnation
+    ) as ranks:
         assert ranks.ended() == [0] * world, ranks.output(0)
         return ranks
 
@@ -80,7 +84,9 @@ def test_a_stop_at_a_committed_step_does_not_save_it_again(tmp_path: Path) -> No
     assert [c.step for c in ranks.told.checkpoints] == [5, 10]
 
 
-def test_a_damaged_checkpoint_is_skipped_with_a_reason_and_the_one_before_it_serves(tmp_path: Path, quiet: dict[str, str]) -> None:
+def test_a_damaged_checkpoint_is_skipped_with_a_reason_and_the_one_before_it_serves(
+    tmp_path: Path, quiet: dict[str, str]
+) -> None:
     interrupt(tmp_path, signal.SIGKILL, at=18)
     weights = tmp_path / "job" / "checkpoints" / "step-00000015" / "model.safetensors"
     data = bytearray(weights.read_bytes())

@@ -18,7 +18,9 @@ from support.gloo_ranks import Door, Ranks
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(120)]
 
 TASK = RunConfig(
-    entrypoint="support.gloo_tasks:build", args=("--steps=24",), checkpoint=CheckpointConfig(every_steps=5, keep=2, asynchronous=False)
+    entrypoint="support.gloo_tasks:build",
+    args=("--steps=24",),
+    checkpoint=CheckpointConfig(every_steps=5, keep=2, asynchronous=False),
 )
 
 
@@ -28,7 +30,9 @@ class SmallDisk:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.mkdir()
-        made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(path)], capture_output=True, text=True, check=False)
+        made = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(path)], capture_output=True, text=True, check=False
+        )
         if made.returncode:
             pytest.skip(f"mounting needs more rights: {made.stderr.strip()}")
 
@@ -55,7 +59,9 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     subprocess.run(["umount", "--lazy", str(small.path)], check=True)
 
 
-def test_training_goes_on_while_the_disk_is_full_and_saves_again_when_there_is_room(tmp_path: Path, disk: SmallDisk) -> None:
+def test_training_goes_on_while_the_disk_is_full_and_saves_again_when_there_is_room(
+    tmp_path: Path, disk: SmallDisk
+) -> None:
     full, room = Door(tmp_path, at=7), Door(tmp_path, at=12)
     config = replace(TASK, args=(*TASK.args, f"--doors={tmp_path}", "--at=[7,12]"))
     with Ranks(tmp_path / "logs", config, 2, job_dir=disk.path / "job") as ranks:
@@ -100,9 +106,14 @@ def test_a_volume_that_becomes_read_only_is_named(tmp_path: Path, disk: SmallDis
 
 @pytest.mark.parametrize(
     ("spoil", "words"),
-    [(SmallDisk.read_only, "training was not started, because the checkpoint volume is read-only"), (SmallDisk.fill, "volume is full")],
+    [
+        (SmallDisk.read_only, "training was not started, because the checkpoint volume is read-only"),
+        (SmallDisk.fill, "volume is full"),
+    ],
 )
-def test_a_volume_that_cannot_be_written_at_the_start_ends_the_job_early(tmp_path: Path, disk: SmallDisk, spoil: object, words: str) -> None:
+def test_a_volume_that_cannot_be_written_at_the_start_ends_the_job_early(
+    tmp_path: Path, disk: SmallDisk, spoil: object, words: str
+) -> None:
     spoil(disk)  # type: ignore[operator]
     with Ranks(tmp_path / "logs", TASK, 2, job_dir=disk.path / "job") as ranks:
         assert ranks.ended()[0] == 74

@@ -36,7 +36,13 @@ def test_a_newcomer_needs_only_an_entry_point() -> None:
 
 
 def test_under_torchrun_its_restarts_are_incarnations() -> None:
-    env = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "TORCHELASTIC_RESTART_COUNT": "2", "TORCHELASTIC_RUN_ID": "r"}
+    env = {
+        "RANK": "1",
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "1",
+        "TORCHELASTIC_RESTART_COUNT": "2",
+        "TORCHELASTIC_RUN_ID": "r",
+    }
     config = from_command_line(["--entrypoint", "a:b", "--checkpoints", "/tmp/x", "--every-steps", "5"], env)
     assert config.identity == Identity(job="local", job_uid="r", incarnation=3)
     assert config.place == Place(rank=1, world_size=2, local_rank=1)
@@ -48,13 +54,27 @@ def test_under_torchrun_its_restarts_are_incarnations() -> None:
         ({"run": RunConfig(command=("python",))}, "no entrypoint"),
         ({"place": Place(rank=3, world_size=3)}, "RANK=3 does not fit WORLD_SIZE=3"),
         ({"identity": Identity(incarnation=0)}, "incarnation must be at least 1"),
-        ({"run": RunConfig(entrypoint="a:b", checkpoint=CheckpointConfig(every_steps=1, every_seconds=1))}, "exclude each other"),
-        ({"run": RunConfig(entrypoint="a:b", checkpoint=CheckpointConfig(keep=0))}, "checkpoint.keep must be greater than 0"),
-        ({"run": RunConfig(entrypoint="a:b", evaluation=EvaluationConfig(every_steps=-1))}, "evaluation.everySteps must be greater"),
+        (
+            {"run": RunConfig(entrypoint="a:b", checkpoint=CheckpointConfig(every_steps=1, every_seconds=1))},
+            "exclude each other",
+        ),
+        (
+            {"run": RunConfig(entrypoint="a:b", checkpoint=CheckpointConfig(keep=0))},
+            "checkpoint.keep must be greater than 0",
+        ),
+        (
+            {"run": RunConfig(entrypoint="a:b", evaluation=EvaluationConfig(every_steps=-1))},
+            "evaluation.everySteps must be greater",
+        ),
         ({"job_dir": None}, "there is no volume to keep them on"),
     ],
 )
 def test_a_contradiction_is_named(changes: dict[str, object], complaint: str) -> None:
-    good: dict[str, object] = {"place": Place(), "identity": Identity(), "run": RUN, "job_dir": Path("/checkpoints/mnist")}
+    good: dict[str, object] = {
+        "place": Place(),
+        "identity": Identity(),
+        "run": RUN,
+        "job_dir": Path("/checkpoints/mnist"),
+    }
     with pytest.raises(EntrypointError, match=complaint):
         WorkerConfig(**(good | changes))  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from disttrain_contract.messages import MAX_TRACEBACK
-from disttrain_runtime.errors import EntrypointError, FencedError, PeerStoppedError, StorageError, judge
+from disttrain_runtime.errors import EntrypointError, FencedError, PeerStoppedError, StorageError, TaskError, judge
 
 GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.7]:31337"
 
@@ -45,6 +45,18 @@ def test_blame_goes_where_it_belongs(error: BaseException, failure_class: str, e
 def test_the_message_is_the_tracebacks_last_line() -> None:
     assert judge(KeyError("weights")).message == "KeyError: 'weights'"
     assert judge(StorageError("the volume is full")).message == "the volume is full"
+
+
+def test_a_traceback_is_given_only_when_it_shows_the_users_code() -> None:
+    assert judge(EntrypointError("there is no module")).traceback == ""
+    assert "TaskError: batch_size" in judge(TaskError("batch_size")).traceback
+    try:
+        try:
+            raise ZeroDivisionError("in the user's module")
+        except ZeroDivisionError as cause:
+            raise EntrypointError("importing raised") from cause
+    except EntrypointError as error:
+        assert "in the user's module" in judge(error).traceback
 
 
 def test_a_long_traceback_keeps_its_end() -> None:

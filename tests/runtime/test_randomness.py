@@ -17,7 +17,13 @@ def test_keys_are_fixed_by_definition() -> None:
 
 
 def test_neighbours_have_nothing_in_common() -> None:
-    keys = {key(seed, stream, step, rank) for seed in range(3) for stream in Stream for step in range(50) for rank in range(8)}
+    keys = {
+        key(seed, stream, step, rank)
+        for seed in range(3)
+        for stream in Stream
+        for step in range(50)
+        for rank in range(8)
+    }
     assert len(keys) == 3 * len(Stream) * 50 * 8
     ones = np.mean([bin(k).count("1") for k in keys])
     assert 31 < ones < 33, "half of the bits, on average"

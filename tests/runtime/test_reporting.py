@@ -8,7 +8,9 @@ import os
 from disttrain_contract.messages import Checkpoint, CheckpointProblem, Progress, Restore, decode_rank_message
 from disttrain_runtime.reporting import Reporter, progress_line
 
-SAVED = Checkpoint(step=10, digest="sha256:ab", path="/c/step-00000010", incarnation=1, time="2026-01-01T00:00:00Z", bytes=10)
+SAVED = Checkpoint(
+    step=10, digest="sha256:ab", path="/c/step-00000010", incarnation=1, time="2026-01-01T00:00:00Z", bytes=10
+)
 
 
 class Listener:
@@ -49,7 +51,11 @@ def test_without_an_agent_people_see_everything() -> None:
     lines: list[str] = []
     reporter = Reporter(None, lines.append, clock=lambda: 0.0)
     reporter.restored(Restore(step=40, source="volume", digest="sha256:" + "0" * 64, skipped=("step 50: torn",)))
-    reporter.progress(Progress(step=41, total_steps=300, epoch=2, loss=0.5321, samples_per_second=1240.2, metrics={"accuracy": 0.9712}))
+    reporter.progress(
+        Progress(
+            step=41, total_steps=300, epoch=2, loss=0.5321, samples_per_second=1240.2, metrics={"accuracy": 0.9712}
+        )
+    )
     reporter.checkpoint(CheckpointProblem(step=50, reason="DiskFull", message="the checkpoint volume is full"))
     assert lines == [
         "checkpoint skipped: step 50: torn",
@@ -61,7 +67,9 @@ def test_without_an_agent_people_see_everything() -> None:
 
 def test_a_loss_that_is_not_a_number_is_left_out_of_the_status_but_not_of_the_log() -> None:
     listener, lines = Listener(), []
-    Reporter(listener.writer, lines.append, clock=lambda: 0.0).progress(Progress(step=3, loss=math.nan, metrics={"a": math.inf, "b": 1.0}))
+    Reporter(listener.writer, lines.append, clock=lambda: 0.0).progress(
+        Progress(step=3, loss=math.nan, metrics={"a": math.inf, "b": 1.0})
+    )
     (heard,) = listener.heard()
     assert heard == Progress(step=3, loss=None, metrics={"b": 1.0})
     assert "loss nan" in lines[0]

@@ -24,7 +24,9 @@ def test_an_epoch_shows_every_sample_exactly_once(order: SampleOrder, world: int
 
 
 @given(orders, st.lists(st.integers(1, 6), min_size=1, max_size=4), st.data())
-def test_the_ledger_holds_when_the_world_size_changes_at_any_step(order: SampleOrder, worlds: list[int], data: st.DataObject) -> None:
+def test_the_ledger_holds_when_the_world_size_changes_at_any_step(
+    order: SampleOrder, worlds: list[int], data: st.DataObject
+) -> None:
     ledger: Counter[int] = Counter()
     for step in range(order.steps_per_epoch):
         world = data.draw(st.sampled_from(worlds))
@@ -70,5 +72,10 @@ def test_split_covers_everything_in_order(count: int, parts: int) -> None:
 
 @given(st.integers(0, 50), st.integers(1, 9), st.integers(1, 6))
 def test_evaluation_sees_each_sample_once_over_all_ranks(samples: int, batch_size: int, world: int) -> None:
-    seen = [i for rank in range(world) for share in evaluation_shares(samples, batch_size, rank, world) for i in share.indices]
+    seen = [
+        i
+        for rank in range(world)
+        for share in evaluation_shares(samples, batch_size, rank, world)
+        for i in share.indices
+    ]
     assert seen == list(range(samples))

@@ -102,6 +102,31 @@ def test_every_line_comes_once_however_often_the_connection_is_cut(running: Fake
     assert [line.text for line in seen if line.rank == 2] == [str(n) for n in range(6)]
 
 
+def test_after_a_cut_only_what_is_new_is_asked_for(running: FakeApi, client: Client) -> None:
+    seen: list[LogLine] = []
+    follow(client, seen)
+    running.print("mnist-0", "[rank 0] a")
+    until(lambda: seen)
+    running.cut()
+    running.print("mnist-0", "[rank 0] b")
+    until(lambda: len(seen) == 2)
+    asked = [query.get("sinceTime") for _, path, query in running.requests if path.endswith("mnist-0/log")]
+    assert asked[0] is None and asked[-1] == seen[0].time
+
+
+def test_a_pod_that_only_changes_is_not_read_twice(running: FakeApi, client: Client) -> None:
+    seen: list[LogLine] = []
+    follow(client, seen)
+    running.print("mnist-0", "[rank 0] a")
+    until(lambda: seen)
+    running.put("pods", pod("mnist", 0, uid="first-0", podIP="10.0.0.1"))
+    running.print("mnist-0", "[rank 0] b")
+    running.put("pods", pod("mnist", 1, uid="second-1"))  # comes after it in the same watch
+    until(lambda: any(line.note for line in seen))
+    assert texts([line for line in seen if not line.note]) == [(0, "a"), (0, "b")]
+    assert [line.pod for line in seen if line.note] == ["mnist-1"]
+
+
 def test_following_goes_on_in_the_pod_that_replaces_a_lost_one(running: FakeApi, client: Client) -> None:
     seen: list[LogLine] = []
     follow(client, seen)

@@ -25,6 +25,7 @@ PRELOAD = ["disttrain_runtime.worker", "torch._dynamo", "support.gloo_tasks"]
 DEADLINE = 90.0
 """No story waits longer: the machine is slow, or a rank hangs."""
 
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded: threads that spin make every rank wait for every other
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(PRELOAD)
 
@@ -59,18 +60,29 @@ class Told:
 class Ranks:
     """One incarnation: started on entry, gone on exit."""
 
-    def __init__(self, logs: Path, run: RunConfig, world: int, *, job_dir: Path | None = None, incarnation: int = 1, uid: str = "uid-1"):
+    def __init__(
+        self,
+        logs: Path,
+        run: RunConfig,
+        world: int,
+        *,
+        job_dir: Path | None = None,
+        incarnation: int = 1,
+        uid: str = "uid-1",
+    ):
         self.told, self.world = Told(), world
         self._events: queue.Queue[tuple[int, Any]] = queue.Queue()
         self._logs, self._silent = logs, 0
         env = {
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world),
             contract.RUN: json.dumps(asdict(run)), contract.INCARNATION: str(incarnation),
-            "DISTTRAIN_JOB": "story", "DISTTRAIN_JOB_UID": uid, "OMP_NUM_THREADS": "1",
+            "DISTTRAIN_JOB": "story", "DISTTRAIN_JOB_UID": uid,
         }  # fmt: skip
         if job_dir is not None:
             env[contract.JOB_DIR] = str(job_dir)
-        self.processes = [self._start(rank, env | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(world)]
+        self.processes = [
+            self._start(rank, env | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(world)
+        ]
 
     def __enter__(self) -> Ranks:
         return self
@@ -142,7 +154,10 @@ def rank_main(env: dict[str, str], writer: Connection, log: str) -> None:
     fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(fd, 1)
     os.dup2(fd, 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1, closefd=False), os.fdopen(2, "w", buffering=1, closefd=False)
+    sys.stdout, sys.stderr = (
+        os.fdopen(1, "w", buffering=1, closefd=False),
+        os.fdopen(2, "w", buffering=1, closefd=False),
+    )
     os.environ.update(env | {contract.REPORT_FD: str(writer.fileno())})
     from disttrain_runtime.worker import leave, main
 
@@ -177,4 +192,3 @@ class Door:
     def open(self) -> None:
         """Let it go on."""
         os.close(self._fd)
-

@@ -70,7 +70,13 @@ def build(
     at: list[int] = [],  # noqa: B006 - read only
 ) -> Task:
     """A classifier with everything that could spoil exactness: dropout, batch statistics, momentum, a schedule, noise."""
-    layers = [nn.Linear(12, width), *([nn.BatchNorm1d(width)] if norm else []), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, 2)]
+    layers = [
+        nn.Linear(12, width),
+        *([nn.BatchNorm1d(width)] if norm else []),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(width, 2),
+    ]
     loss: Loss = nn.functional.cross_entropy
     if doors is not None:
         loss = At(loss, rank, at, partial(wait_at, doors))

@@ -36,7 +36,10 @@ class Shelf:
 
         from disttrain_runtime.checkpoint.buffers import Buffers
 
-        state = {"model": {"w": torch.full((64,), float(step))}, "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}, "lr": 0.1}}
+        state = {
+            "model": {"w": torch.full((64,), float(step))},
+            "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}, "lr": 0.1},
+        }
         return write(self.volume, self.fence, Buffers().capture(state), self.facts(step, **changes)).path
 
 

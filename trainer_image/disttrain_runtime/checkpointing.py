@@ -21,12 +21,22 @@ from disttrain_runtime.strategies.strategy import Strategy
 class Checkpointing:
     """State is replicated, so rank 0 has the saver; the other ranks take part in the restore only."""
 
-    def __init__(self, config: WorkerConfig, order: SampleOrder, strategy: Strategy, group: Group, reporter: Reporter) -> None:
-        self._config, self._order, self._strategy, self._group, self._reporter = config, order, strategy, group, reporter
+    def __init__(
+        self, config: WorkerConfig, order: SampleOrder, strategy: Strategy, group: Group, reporter: Reporter
+    ) -> None:
+        self._config, self._order, self._strategy, self._group, self._reporter = (
+            config,
+            order,
+            strategy,
+            group,
+            reporter,
+        )
         checkpoint = config.run.checkpoint
         self._cadence = Cadence(every_steps=checkpoint.every_steps, every_seconds=checkpoint.every_seconds)
         self._mark = Mark(0, 0.0)
-        self._sampling = Sampling(seed=order.seed, randomness=SCHEME, samples=order.samples, batch_size=order.batch_size)
+        self._sampling = Sampling(
+            seed=order.seed, randomness=SCHEME, samples=order.samples, batch_size=order.batch_size
+        )
         self._fingerprint = strategy.fingerprint()
         self._saver: Saver | None = None
 
@@ -92,7 +102,12 @@ class Checkpointing:
         restored = restore(volume, expected, self._group)
         committed = restored.message.step if restored.state is not None else None
         self._saver = Saver(
-            volume, fence, keep=checkpoint.keep, asynchronous=checkpoint.asynchronous, committed=committed, rejected=restored.rejected
+            volume,
+            fence,
+            keep=checkpoint.keep,
+            asynchronous=checkpoint.asynchronous,
+            committed=committed,
+            rejected=restored.rejected,
         )
         return restored
 

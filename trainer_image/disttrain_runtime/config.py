@@ -92,7 +92,10 @@ def from_command_line(argv: Sequence[str], env: Mapping[str, str]) -> WorkerConf
             args=arguments,
             seed=given.seed,
             checkpoint=CheckpointConfig(
-                every_steps=given.every_steps, every_seconds=given.every_seconds, keep=given.keep, asynchronous=not given.sync
+                every_steps=given.every_steps,
+                every_seconds=given.every_seconds,
+                keep=given.keep,
+                asynchronous=not given.sync,
             ),
             evaluation=EvaluationConfig(every_steps=given.evaluate_every),
         ),
@@ -101,14 +104,18 @@ def from_command_line(argv: Sequence[str], env: Mapping[str, str]) -> WorkerConf
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m disttrain_runtime.worker", description="Train a task, alone or under torchrun.")
+    parser = argparse.ArgumentParser(
+        prog="python -m disttrain_runtime.worker", description="Train a task, alone or under torchrun."
+    )
     parser.add_argument("--entrypoint", required=True, help="package.module:function that returns a Task")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoints", type=Path, help="a folder for checkpoints; training resumes from it")
     parser.add_argument("--every-steps", type=int, help="steps between checkpoints")
     parser.add_argument("--every-seconds", type=float, help="seconds between checkpoints")
     parser.add_argument("--keep", type=int, default=3, help="checkpoints to keep")
-    parser.add_argument("--sync", action="store_true", help="wait for each checkpoint instead of writing it in the background")
+    parser.add_argument(
+        "--sync", action="store_true", help="wait for each checkpoint instead of writing it in the background"
+    )
     parser.add_argument("--evaluate-every", type=int, help="steps between evaluations")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="after --: the task's own arguments")
     return parser

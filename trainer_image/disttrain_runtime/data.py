@@ -31,7 +31,9 @@ class Batch:
     targets: Any
 
 
-def training_batches(task: Task, order: SampleOrder, steps: range, rank: int, world_size: int, device: torch.device) -> Iterator[Batch]:
+def training_batches(
+    task: Task, order: SampleOrder, steps: range, rank: int, world_size: int, device: torch.device
+) -> Iterator[Batch]:
     """This rank's batch of each step."""
     shares = (order.share(step, rank, world_size) for step in steps)
     return batches(_Fetch(task.train_data, task, order.seed), shares, task.num_loader_workers, device)
@@ -47,9 +49,10 @@ def batches(fetch: _Fetch, shares: Iterable[Share], loader_workers: int, device:
     fetched: Iterable[tuple[Share, Any, Any]] = map(fetch.__getitem__, shares)
     if loader_workers:
         # batch_size=None: a share is one item. A generator of its own: the loader must not draw from the model's.
+        # fork: ready in milliseconds, and the dataset need not be pickled; a fresh interpreter would import torch anew.
         fetched = DataLoader(
             fetch, batch_size=None, sampler=shares, num_workers=loader_workers, collate_fn=_as_it_is,
-            generator=torch.Generator(), pin_memory=device.type == "cuda",
+            generator=torch.Generator(), multiprocessing_context="fork", pin_memory=device.type == "cuda",
         )  # fmt: skip
     for share, inputs, targets in fetched:
         yield Batch(share, to_device(inputs, device), to_device(targets, device))

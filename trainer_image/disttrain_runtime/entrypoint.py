@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import io
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -41,13 +42,15 @@ def load_builder(entrypoint: str) -> Builder:
         for name in attribute.split("."):
             found = getattr(found, name)
     except ModuleNotFoundError as error:
-        raise EntrypointError(_not_found(entrypoint, module_name, error)) from error
+        raise EntrypointError(_not_found(entrypoint, module_name, error)) from None
     except AttributeError as error:
-        raise EntrypointError(f"entrypoint {entrypoint!r}: {error}; {_offer(module_name)}") from error
+        raise EntrypointError(f"entrypoint {entrypoint!r}: {error}; {_offer(module_name)}") from None
     except Exception as error:  # whatever a module raises while it is imported
         raise EntrypointError(f"entrypoint {entrypoint!r}: importing {module_name} raised {_line(error)}") from error
     if not callable(found):
-        raise EntrypointError(f"entrypoint {entrypoint!r} is a {type(found).__name__}; it must be a function that returns a Task")
+        raise EntrypointError(
+            f"entrypoint {entrypoint!r} is a {type(found).__name__}; it must be a function that returns a Task"
+        )
     builder: Builder = found
     return builder
 
@@ -59,14 +62,23 @@ def parse_arguments(entrypoint: str, builder: Builder, arguments: Sequence[str])
     try:
         parser.add_function_arguments(builder, fail_untyped=True, sub_configs=True)
         with redirect_stdout(said), redirect_stderr(said):
-            parsed = parser.parse_args(list(arguments))
+            parsed = parser.parse_args([_underscored(a) for a in arguments])
         ready: dict[str, Any] = parser.instantiate(parsed).as_dict()
-    except SystemExit as error:
-        raise EntrypointError(f"entrypoint {entrypoint!r}: asked for help, so nothing was trained\n{said.getvalue()}") from error
+    except SystemExit:
+        sys.stdout.write(said.getvalue())
+        raise EntrypointError(f"entrypoint {entrypoint!r}: --help was asked for, so nothing was trained") from None
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         expects = " ".join(parser.format_usage().split())
-        raise EntrypointError(f"entrypoint {entrypoint!r}: bad arguments: {_line(error)} ({expects})") from error
+        raise EntrypointError(
+            f"entrypoint {entrypoint!r}: bad arguments: {' '.join(str(error).split())} ({expects})"
+        ) from None
     return ready
+
+
+def _underscored(argument: str) -> str:
+    """`--batch-size=8` is as good as `--batch_size=8`."""
+    name, equals, value = argument.partition("=")
+    return name.replace("-", "_").replace("__", "--", 1) + equals + value if name.startswith("--") else argument
 
 
 def _not_found(entrypoint: str, module_name: str, error: ModuleNotFoundError) -> str:

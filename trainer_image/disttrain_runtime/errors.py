@@ -64,6 +64,7 @@ class Verdict:
     exit_code: int
     message: str
     traceback: str
+    """Empty when it would only show our own code: the message says it all."""
 
 
 VICTIM_TYPES = frozenset({"DistNetworkError", "DistBackendError", "DistStoreError"})
@@ -78,16 +79,23 @@ OUT_OF_MEMORY = frozenset({"MemoryError", "OutOfMemoryError"})
 def judge(error: BaseException) -> Verdict:
     """Whose fault it is. A rank that fails only because a peer died is a victim (`Network`), never the culprit."""
     failure_class, exit_code = _blame(error)
+    if isinstance(error, WorkerError) and not _in_users_code(error):
+        return Verdict(failure_class, exit_code, str(error), "")
     last_line = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
-    if isinstance(error, WorkerError):
-        last_line = str(error)
-    return Verdict(failure_class, exit_code, last_line, "".join(traceback.format_exception(error))[-MAX_TRACEBACK:])
+    message = str(error) if isinstance(error, WorkerError) else last_line
+    return Verdict(failure_class, exit_code, message, "".join(traceback.format_exception(error))[-MAX_TRACEBACK:])
 
 
 def is_victim(error: BaseException) -> bool:
     """True when the group broke under this rank: some peer is the culprit."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & VICTIM_TYPES) or (isinstance(error, RuntimeError) and any(t in str(error) for t in VICTIM_TEXTS))
+    return bool(names & VICTIM_TYPES) or (
+        isinstance(error, RuntimeError) and any(t in str(error) for t in VICTIM_TEXTS)
+    )
+
+
+def _in_users_code(error: WorkerError) -> bool:
+    return isinstance(error, TaskError) or error.__cause__ is not None
 
 
 def _blame(error: BaseException) -> tuple[FailureClass, int]:

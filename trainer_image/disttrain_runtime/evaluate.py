@@ -47,6 +47,12 @@ def _measure(task: Task, model: nn.Module, batch: Batch) -> Tensor:
     for name, metric in task.metrics.items():
         values = metric(outputs, batch.targets)
         if not isinstance(values, Tensor) or values.dim() == 0 or len(values) != batch.share.own:
-            raise TaskError(f"Task: metric {name!r} must give one value per sample ({batch.share.own} here), not their mean")
-        rows.append(torch.stack([values.double().sum(), torch.tensor(values.numel(), dtype=torch.float64, device=values.device)]))
+            raise TaskError(
+                f"Task: metric {name!r} must give one value per sample ({batch.share.own} here), not their mean"
+            )
+        rows.append(
+            torch.stack(
+                [values.double().sum(), torch.tensor(values.numel(), dtype=torch.float64, device=values.device)]
+            )
+        )
     return torch.stack(rows)

@@ -39,7 +39,9 @@ def key(seed: int, *parts: int) -> int:
 def permutation(seed: int, epoch: int, samples: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """The order of an epoch: indices sorted by the hash of their place, the same for ever and everywhere."""
     with np.errstate(over="ignore"):
-        hashes = np.arange(1, samples + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(key(seed, Stream.ORDER, epoch))
+        hashes = np.arange(1, samples + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(
+            key(seed, Stream.ORDER, epoch)
+        )
         hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(_FIRST)
         hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(_SECOND)
         hashes ^= hashes >> np.uint64(31)

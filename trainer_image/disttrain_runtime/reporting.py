@@ -52,7 +52,9 @@ class Reporter:
         if isinstance(event, Checkpoint):
             self._send(RankEvent.CHECKPOINT, event)
             if self._fd is None:
-                self._say(f"checkpoint of step {event.step}: {event.bytes / 1e6:.1f} MB in {event.seconds:.2f} s, {event.path}")
+                self._say(
+                    f"checkpoint of step {event.step}: {event.bytes / 1e6:.1f} MB in {event.seconds:.2f} s, {event.path}"
+                )
         else:
             self._send(RankEvent.CHECKPOINT_PROBLEM, event)
             self._say(f"checkpoint of step {event.step} was not saved: {event.message}; training goes on")

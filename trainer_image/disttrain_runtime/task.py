@@ -88,7 +88,9 @@ def _complaints(task: Task) -> Iterable[str]:
 def _data_complaints(name: str, data: Any) -> Iterable[str]:
     if isinstance(data, torch.utils.data.DataLoader):
         yield f"{name} must be the Dataset itself, not a DataLoader: the runtime decides who loads which sample"
-    elif isinstance(data, torch.utils.data.IterableDataset) or not (isinstance(data, Sized) and hasattr(data, "__getitem__")):
+    elif isinstance(data, torch.utils.data.IterableDataset) or not (
+        isinstance(data, Sized) and hasattr(data, "__getitem__")
+    ):
         yield f"{name} must be a map-style dataset with len() and [i] (a stream cannot be resumed exactly), not {_kind(data)}"
     elif len(data) == 0:
         yield f"{name} is empty"

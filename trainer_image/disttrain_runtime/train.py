@@ -27,7 +27,13 @@ class Training:
     """One rank's part in one incarnation."""
 
     def __init__(
-        self, config: WorkerConfig, task: Task, group: Group, strategy: Strategy, reporter: Reporter, clock: Callable[[], float]
+        self,
+        config: WorkerConfig,
+        task: Task,
+        group: Group,
+        strategy: Strategy,
+        reporter: Reporter,
+        clock: Callable[[], float],
     ) -> None:
         self.task, self.group, self.strategy, self.reporter, self.clock = task, group, strategy, reporter, clock
         self.order = SampleOrder(seed=config.run.seed, samples=len(task.train_data), batch_size=task.batch_size)
@@ -53,8 +59,8 @@ class Training:
             self.step += 1
             if number == 0:
                 self.checkpoints.prepare()
-            if self._after_step():
-                self._halt()
+            if stopper := self._after_step():
+                self._halt(stopper - 1)
                 return False
         self._finish()
         return True
@@ -73,13 +79,14 @@ class Training:
         if self.group.leads:
             save = self.checkpoints.due(self.step, now)
             report = self.report_cadence.due(self.reported, self.step, now)
-        self.stopper, save_now, report_now = self.group.agree([self.group.rank + 1 if self.stop.asked else 0, save, report])
+        told = self.group.rank + 1 if self.stop.asked else 0
+        stopper, save_now, report_now = self.group.agree([told, save, report])
         if save_now:
             self.checkpoints.save(self.step, now)
         if self.step == self.task.total_steps:
             return 0  # done anyway: ending well beats stopping
-        if self.stopper:
-            return self.stopper
+        if stopper:
+            return stopper
         if self.evaluate_every and self.step % self.evaluate_every == 0:
             self._evaluate()
             report_now = True
@@ -106,12 +113,12 @@ class Training:
         if self.group.leads:
             self.reporter.progress(progress, last=last)
 
-    def _halt(self) -> None:
+    def _halt(self, told: int) -> None:
         """Told to stop: save this very step, so that nothing is lost. A rank that was not told says whose stop it was."""
         self._report(self.clock(), last=True)
         self.checkpoints.settle(self.step, self.clock())
         if not self.stop.asked:
-            raise PeerStoppedError(f"rank {self.stopper - 1} was told to stop; the group ended with it at step {self.step}")
+            raise PeerStoppedError(f"rank {told} was told to stop; the group ended with it at step {self.step}")
 
     def _finish(self) -> None:
         """The result is saved before anything else can go wrong; nobody leaves before everybody is done."""

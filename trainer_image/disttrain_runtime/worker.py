@@ -1,21 +1,21 @@
 """One rank: `python -m disttrain_runtime.worker`, started by the agent, by torchrun, or by hand.
 
-    torchrun --nproc-per-node 2 -m disttrain_runtime.worker --entrypoint digits.task:build -- --epochs 3
+torchrun --nproc-per-node 2 -m disttrain_runtime.worker --entrypoint digits.task:build -- --epochs 3
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
-import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import torch
 
 from disttrain_contract import env as contract
-from disttrain_contract.exits import Exit
+from disttrain_contract.exits import Exit, from_signal
 from disttrain_contract.messages import Failure
 from disttrain_runtime.config import WorkerConfig, from_command_line, from_env
 from disttrain_runtime.entrypoint import build_task
@@ -57,10 +57,7 @@ class Worker:
         self.reporter.failure(self._failure(verdict))
         with suppress(Exception):
             leave_group()
-        if isinstance(error, WorkerError) and error.__cause__ is None:
-            sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        else:
-            traceback.print_exception(error)
+        sys.stderr.write(verdict.traceback or f"{type(error).__name__}: {verdict.message}\n")
         if self.training is not None:
             with suppress(Exception):
                 self.training.checkpoints.abandon()
@@ -98,6 +95,8 @@ def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
     worker = Worker(config)
     try:
         return worker.run()
+    except KeyboardInterrupt:
+        return from_signal(signal.SIGINT)  # a person at a terminal, who knows why
     except BaseException as error:  # whatever it is, the agent must hear of it
         return worker.fail(error)
 

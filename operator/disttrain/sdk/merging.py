@@ -81,4 +81,4 @@ class Merge(Generic[T]):
                 self._queue.put((convert(found),))
         except BaseException as caught:  # handed to the reader's thread
             problem = caught
-        self._queue.put(_End(None if self._closed else problem))
+        self._queue.put(_End(problem))

@@ -18,7 +18,7 @@ from disttrain_operator.channel.authentication import Authenticate, CachedAuthen
 from disttrain_operator.channel.connection import Connection
 
 SWEEP_SECONDS = 0.25
-"""How late a lapsed lease may be noticed; one pass over 4,000 agents takes a millisecond."""
+"""How late a lapsed lease may be noticed; one pass over 4,000 agents takes about a millisecond."""
 PROGRESS_SECONDS = 2.0
 """How often progress alone wakes the planner, per pod; everything else does so at once."""
 PENALTY_SECONDS = 10.0

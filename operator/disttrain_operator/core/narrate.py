@@ -21,6 +21,9 @@ QUIET = frozenset(
 )
 """Reasons that only say that things take their course: no event."""
 
+_UNBOUND = "unbound immediate PersistentVolumeClaims"
+"""The scheduler's words for a claim that was made a moment ago. It stays in the condition if it lasts, but is no event."""
+
 
 def with_condition(
     world: World, status: Status, kind: Type, holds: bool, reason: str, message: str, now: datetime
@@ -61,6 +64,8 @@ def _obstacle(world: World) -> tuple[str, str] | None:
     for pod in sorted(world.pods, key=lambda p: p.index):
         if pod.foreign:
             return "NameConflict", f"pod {pod.name} exists and is not this job's: rename one of them or delete it"
+        if pod.waiting is not None and _UNBOUND in pod.waiting[1]:
+            return "WaitingForVolume", f"pod {pod.name}: {pod.waiting[1]}"
         if pod.waiting is not None:
             return pod.waiting[0], f"pod {pod.name}: {pod.waiting[1] or pod.waiting[0]}"
     if sentence := group.unequal(world):

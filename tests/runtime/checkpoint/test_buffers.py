@@ -31,7 +31,10 @@ def test_the_memory_is_used_again() -> None:
     buffers = Buffers()
     first = weights(buffers, torch.ones(1000))
     second = weights(buffers, torch.zeros(1000))
-    assert torch.frombuffer(first, dtype=torch.float32).data_ptr() == torch.frombuffer(second, dtype=torch.float32).data_ptr()
+    assert (
+        torch.frombuffer(first, dtype=torch.float32).data_ptr()
+        == torch.frombuffer(second, dtype=torch.float32).data_ptr()
+    )
 
 
 def test_state_that_has_grown_gets_more_memory() -> None:

@@ -22,7 +22,9 @@ from disttrain_runtime.errors import FencedError
         (Holder("a", 7), Holder("b", 1), True),
     ],
 )
-def test_within_a_job_the_number_decides_and_a_new_job_takes_over(present: Holder | None, claimant: Holder, allowed: bool) -> None:
+def test_within_a_job_the_number_decides_and_a_new_job_takes_over(
+    present: Holder | None, claimant: Holder, allowed: bool
+) -> None:
     assert may_claim(present, claimant) is allowed
 
 
@@ -48,7 +50,9 @@ def test_a_job_of_the_same_name_shuts_out_the_deleted_one(tmp_path: Path) -> Non
         pass
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"job_uid": "a"}', b"\xff\xfe", b'{"job_uid": "a", "incarnation": null}'])
+@pytest.mark.parametrize(
+    "damage", [b"", b"{", b"[]", b'{"job_uid": "a"}', b"\xff\xfe", b'{"job_uid": "a", "incarnation": null}']
+)
 def test_a_damaged_fence_lets_nobody_commit_until_it_is_claimed_anew(tmp_path: Path, damage: bytes) -> None:
     fence = Fence(tmp_path, Holder("a", 1))
     fence.claim()

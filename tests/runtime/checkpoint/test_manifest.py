@@ -28,7 +28,8 @@ from disttrain_runtime.checkpoint.manifest import (
 
 SAMPLING = Sampling(seed=0, randomness="splitmix64-1", samples=1437, batch_size=96)
 FINGERPRINT = Fingerprint(
-    parameters=(ParameterShape("0.weight", "float32", (4, 12)), ParameterShape("0.bias", "float32", (4,))), optimizer="torch.optim.adamw.AdamW"
+    parameters=(ParameterShape("0.weight", "float32", (4, 12)), ParameterShape("0.bias", "float32", (4,))),
+    optimizer="torch.optim.adamw.AdamW",
 )
 WIDER = ParameterShape("0.weight", "float32", (8, 12))
 MANIFEST = Manifest(
@@ -106,8 +107,14 @@ def test_a_nested_bomb_is_refused() -> None:
             replace(MANIFEST, fingerprint=replace(FINGERPRINT, parameters=(WIDER, FINGERPRINT.parameters[1]))),
             r"parameter 0.weight was float32\[8, 12\] and is float32\[4, 12\]",
         ),
-        (replace(MANIFEST, fingerprint=replace(FINGERPRINT, parameters=FINGERPRINT.parameters[:1])), "0.bias is only in the present model"),
-        (replace(MANIFEST, fingerprint=replace(FINGERPRINT, optimizer="torch.optim.sgd.SGD")), "optimizer was torch.optim.sgd.SGD"),
+        (
+            replace(MANIFEST, fingerprint=replace(FINGERPRINT, parameters=FINGERPRINT.parameters[:1])),
+            "0.bias is only in the present model",
+        ),
+        (
+            replace(MANIFEST, fingerprint=replace(FINGERPRINT, optimizer="torch.optim.sgd.SGD")),
+            "optimizer was torch.optim.sgd.SGD",
+        ),
         (replace(MANIFEST, sampling=replace(SAMPLING, batch_size=64)), "batch_size was 64 and is 96"),
         (replace(MANIFEST, sampling=replace(SAMPLING, seed=1)), "seed was 1 and is 0"),
     ],

@@ -117,7 +117,14 @@ def test_a_forged_file_with_a_right_digest_is_still_not_loaded(shelf: Shelf, nam
 
 def test_drafts_trash_and_strangers_are_not_looked_at(shelf: Shelf) -> None:
     good = shelf.save(10)
-    for name in (".writing-00000020-abcd", ".removing-abcd", "step-20", "step-0000000020", "step-00000020.bak", "latest"):
+    for name in (
+        ".writing-00000020-abcd",
+        ".removing-abcd",
+        "step-20",
+        "step-0000000020",
+        "step-00000020.bak",
+        "latest",
+    ):
         good.parent.joinpath(name).mkdir()
     found = newest(shelf.volume, shelf.expected)
     assert (found.verified is not None, found.skipped) == (True, ())
@@ -134,7 +141,10 @@ def test_an_intact_checkpoint_of_another_task_is_never_buried(shelf: Shelf) -> N
     """The user changed the model under the same job name: starting from step 0 would in time delete the old work."""
     shelf.save(10)
     changed = replace(shelf.expected, fingerprint=Fingerprint(parameters=(), optimizer="torch.optim.adamw.AdamW"))
-    with pytest.raises(ForeignCheckpointError, match="parameter w is only in the checkpoint.*undo the change, give the job another name"):
+    with pytest.raises(
+        ForeignCheckpointError,
+        match="parameter w is only in the checkpoint.*undo the change, give the job another name",
+    ):
         search(shelf.volume, changed)
     assert shelf.volume.steps() == (10,)
 

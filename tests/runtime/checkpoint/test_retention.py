@@ -28,7 +28,9 @@ def test_the_latest_committed_one_is_never_deleted(found: set[int], latest: int,
 
 
 @given(steps, st.integers(1, 50), steps, st.integers(1, 5))
-def test_at_most_keep_good_ones_remain_up_to_the_latest(found: set[int], latest: int, rejected: set[int], keep: int) -> None:
+def test_at_most_keep_good_ones_remain_up_to_the_latest(
+    found: set[int], latest: int, rejected: set[int], keep: int
+) -> None:
     found = found | {latest}
     left = found - set(to_delete(found, latest, rejected, keep))
     assert len([s for s in left if s <= latest]) <= keep

@@ -46,7 +46,9 @@ def test_numbers_that_json_lacks_survive(value: float) -> None:
     assert str(back) == str(value)
 
 
-@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad, torch.optim.LBFGS, torch.optim.RMSprop])
+@pytest.mark.parametrize(
+    "optimizer", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad, torch.optim.LBFGS, torch.optim.RMSprop]
+)
 def test_real_optimizers_survive(optimizer: Any) -> None:
     model = torch.nn.Linear(3, 2)
     opt = optimizer(model.parameters(), lr=0.1)

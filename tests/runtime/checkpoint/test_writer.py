@@ -85,7 +85,9 @@ class Failing:
         return call
 
 
-def commits_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, error: Callable[[], BaseException]) -> tuple[Volume, Failing, bool]:
+def commits_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, error: Callable[[], BaseException]
+) -> tuple[Volume, Failing, bool]:
     """Commit step 1 in peace, then step 2 with a fault at the given change. True: the second write came to its end."""
     volume, fence = opened(tmp_path / f"job-{at}")
     write(volume, fence, snapshot(1), facts(1))
@@ -99,7 +101,9 @@ def commits_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, error: 
         return volume, failing, True
 
 
-def test_a_crash_at_any_change_to_the_disk_leaves_the_old_or_the_new_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_at_any_change_to_the_disk_leaves_the_old_or_the_new_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     outcomes = []
     for at in range(1, 200):
         volume, failing, through = commits_of(tmp_path, monkeypatch, at, Crash)
@@ -117,10 +121,16 @@ def test_a_crash_at_any_change_to_the_disk_leaves_the_old_or_the_new_checkpoint(
     assert len(outcomes) > 12, "there are that many places to crash at"
 
 
-def test_an_error_at_any_change_to_the_disk_is_reported_or_harmless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_at_any_change_to_the_disk_is_reported_or_harmless(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for at in range(1, 200):
-        volume, failing, through = commits_of(tmp_path, monkeypatch, at, lambda: OSError(errno.EIO, "Input/output error"))
-        assert newest_good(volume) == (2 if through else 1), f"change {at}: what was reported as lost is gone, and nothing else"
+        volume, failing, through = commits_of(
+            tmp_path, monkeypatch, at, lambda: OSError(errno.EIO, "Input/output error")
+        )
+        assert newest_good(volume) == (2 if through else 1), (
+            f"change {at}: what was reported as lost is gone, and nothing else"
+        )
         assert not [p for p in volume.checkpoints.iterdir() if p.name.startswith(".writing-")] or at > 12
         if failing.count < at:
             return
@@ -162,7 +172,9 @@ def test_what_stands_in_the_way_is_replaced(tmp_path: Path) -> None:
     assert Path("/etc/passwd").exists()
 
 
-def test_retention_runs_after_the_commit_and_forgives_what_cannot_be_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retention_runs_after_the_commit_and_forgives_what_cannot_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     volume, fence = opened(tmp_path / "mnist")
     for step in (1, 2, 3, 4):
         write(volume, fence, snapshot(step), facts(step))

@@ -67,8 +67,8 @@ class Stream:
         self._tls = _tls(dial)
         self._changed = asyncio.Event()
         self._urgent = asyncio.Event()
-        self._flushing = False
-        self._flushed = asyncio.Event()
+        self._flush: asyncio.Event | None = None
+        """Set when the report that was present at the last call of `flush` has been read."""
         self._said = ""
 
     def changed(self, urgent: bool) -> None:
@@ -79,11 +79,11 @@ class Stream:
 
     async def flush(self, timeout: float) -> bool:
         """Send the present report and wait until the operator has read it; False if that took too long."""
-        self._flushing = True
+        self._flush = flushed = asyncio.Event()
         self.changed(urgent=True)
         try:
             async with asyncio.timeout(timeout):
-                await self._flushed.wait()
+                await flushed.wait()
         except TimeoutError:
             return False
         return True
@@ -135,13 +135,13 @@ class Stream:
         clock = asyncio.get_running_loop().time
         sent: Report | None = None
         while True:
-            report = bounded(self._report())
-            if sent is None or self._flushing or _ageless(report) != _ageless(sent):
+            flush, report = self._flush, bounded(self._report())
+            if sent is None or flush is not None or _ageless(report) != _ageless(sent):
                 await socket.send(encode_within(report, MAX_MESSAGE_BYTES))
                 sent, sent_at = report, clock()
-            if self._flushing:
+            if flush is not None:
                 await (await socket.ping())  # answered in order: the report was read before
-                self._flushed.set()
+                flush.set()
             await self._changed.wait()
             if not self._urgent.is_set():
                 await _wait(self._urgent, sent_at + PROGRESS_SECONDS - clock())

@@ -16,7 +16,8 @@ from disttrain_runtime.checkpoint.writer import explain
 from disttrain_runtime.errors import ForeignCheckpointError, StorageError
 from disttrain_runtime.groups import Group
 
-NOTHING = Restore(step=0, source="none")
+MAX_SENTENCES = 10
+"""That many skipped checkpoints are named one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ def restore(volume: Volume | None, expected: Expectation, group: Group) -> Resto
     """
     found = search(volume, expected) if volume is not None else Found(None)
     verified = found.verified
-    head: dict[str, Any] = {"skipped": found.skipped}
+    head: dict[str, Any] = {"skipped": few(found.skipped)}
     if verified is not None:
         head |= {"step": verified.manifest.step, "digest": verified.digest, "files": list(verified.files)}
     head = json.loads(group.broadcast(json.dumps(head).encode()))
@@ -64,6 +65,12 @@ def restore(volume: Volume | None, expected: Expectation, group: Group) -> Resto
     return Restored(message, assemble(files), found.rejected)
 
 
+def few(sentences: tuple[str, ...]) -> tuple[str, ...]:
+    """The newest ones: a message to the agent has a limit."""
+    more = len(sentences) - MAX_SENTENCES
+    return (*sentences[:MAX_SENTENCES], f"and {more} older ones") if more > 0 else sentences
+
+
 def search(volume: Volume, expected: Expectation) -> Found:
     """The newest good one. Raises when there is none but intact ones of another task: starting anew would bury them."""
     try:
@@ -72,7 +79,7 @@ def search(volume: Volume, expected: Expectation) -> Found:
         raise StorageError(f"training was not started, because {explain(error, volume)}") from error
     if found.verified is None and found.foreign:
         raise ForeignCheckpointError(
-            f"the volume holds checkpoints that this task cannot continue ({'; '.join(found.foreign)}): "
+            f"the volume holds checkpoints that this task cannot continue ({'; '.join(few(found.foreign))}): "
             f"undo the change, give the job another name, or remove {volume.checkpoints}"
         )
     return found

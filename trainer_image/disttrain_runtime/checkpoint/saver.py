@@ -25,7 +25,16 @@ Event = Checkpoint | CheckpointProblem
 class Saver:
     """The checkpoints of one incarnation. Lives on rank 0."""
 
-    def __init__(self, volume: Volume, fence: Fence, *, keep: int, asynchronous: bool, committed: int | None, rejected: Collection[int]) -> None:
+    def __init__(
+        self,
+        volume: Volume,
+        fence: Fence,
+        *,
+        keep: int,
+        asynchronous: bool,
+        committed: int | None,
+        rejected: Collection[int],
+    ) -> None:
         self._volume, self._fence, self._keep, self._rejected = volume, fence, keep, rejected
         self._asynchronous = asynchronous
         self._buffers = Buffers()

@@ -78,4 +78,6 @@ def _decode(node: Any, tensors: Mapping[str, Tensor], depth: int) -> Any:
 
 def _unsayable(what: str, top: str, path: tuple[str, ...]) -> TaskError:
     place = ".".join((top, *path))
-    return TaskError(f"{place} cannot be saved: it is {what}; a checkpoint holds tensors, numbers, strings, lists and dicts, never pickles")
+    return TaskError(
+        f"{place} cannot be saved: it is {what}; a checkpoint holds tensors, numbers, strings, lists and dicts, never pickles"
+    )

@@ -58,7 +58,9 @@ def lay_out(tensors: Mapping[str, Tensor]) -> Layout:
     end = 0
     for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])):
         if tensor.dtype not in NAMES or tensor.layout != torch.strided:
-            raise TaskError(f"tensor {name} cannot be saved: safetensors has no place for {tensor.dtype}, {tensor.layout}")
+            raise TaskError(
+                f"tensor {name} cannot be saved: safetensors has no place for {tensor.dtype}, {tensor.layout}"
+            )
         size = prod(tensor.shape) * tensor.element_size()
         slots.append(Slot(name, tensor.dtype, tuple(tensor.shape), end, size))
         end += size
@@ -75,7 +77,10 @@ def parse(data: bytes) -> dict[str, Tensor]:
 
 
 def _header(slots: list[Slot]) -> bytes:
-    entries = {s.name: {"dtype": NAMES[s.dtype], "shape": s.shape, "data_offsets": (s.offset, s.offset + s.bytes)} for s in slots}
+    entries = {
+        s.name: {"dtype": NAMES[s.dtype], "shape": s.shape, "data_offsets": (s.offset, s.offset + s.bytes)}
+        for s in slots
+    }
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT)
     return struct.pack("<Q", len(text)) + text

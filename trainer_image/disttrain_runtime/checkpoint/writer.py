@@ -17,7 +17,13 @@ from disttrain_runtime.checkpoint.retention import to_delete
 from disttrain_runtime.checkpoint.snapshot import Snapshot
 from disttrain_runtime.checkpoint.volume import Volume
 
-REASONS = {errno.ENOSPC: "DiskFull", errno.EDQUOT: "DiskFull", errno.EROFS: "ReadOnly", errno.EACCES: "ReadOnly", errno.EPERM: "ReadOnly"}
+REASONS = {
+    errno.ENOSPC: "DiskFull",
+    errno.EDQUOT: "DiskFull",
+    errno.EROFS: "ReadOnly",
+    errno.EACCES: "ReadOnly",
+    errno.EPERM: "ReadOnly",
+}
 """What a person must look after; everything else is `IOError`."""
 
 

@@ -19,5 +19,7 @@ STRATEGIES: dict[str, Callable[[Task, Group], Strategy]] = {
 def make_strategy(method: str, task: Task, group: Group) -> Strategy:
     """The chosen technique around a task's model and optimizer."""
     if method not in STRATEGIES:
-        raise EntrypointError(f"strategy.synchronization.method {method!r} is unknown to this image; it has: {', '.join(STRATEGIES)}")
+        raise EntrypointError(
+            f"strategy.synchronization.method {method!r} is unknown to this image; it has: {', '.join(STRATEGIES)}"
+        )
     return STRATEGIES[method](task, group)

@@ -71,7 +71,9 @@ class AllReduce(Strategy):
     def fingerprint(self) -> Fingerprint:
         tensors = {name: value for name, value in self.model.state_dict().items() if isinstance(value, Tensor)}
         return Fingerprint(
-            parameters=tuple(ParameterShape(n, str(t.dtype).removeprefix("torch."), tuple(t.shape)) for n, t in tensors.items()),
+            parameters=tuple(
+                ParameterShape(n, str(t.dtype).removeprefix("torch."), tuple(t.shape)) for n, t in tensors.items()
+            ),
             optimizer=_kind(self.optimizer),
             schedule=_kind(self.schedule) if self.schedule is not None else "",
         )
@@ -85,7 +87,9 @@ class AllReduce(Strategy):
     def _loss(self, batch: Batch) -> Tensor:
         loss = self.task.loss(call(self.replica, batch.inputs), batch.targets)
         if not isinstance(loss, Tensor) or loss.dim() != 0 or not loss.requires_grad:
-            raise TaskError(f"Task: loss must give a scalar tensor that depends on the parameters, got {_describe(loss)}")
+            raise TaskError(
+                f"Task: loss must give a scalar tensor that depends on the parameters, got {_describe(loss)}"
+            )
         return loss
 
 

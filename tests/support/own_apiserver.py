@@ -1,0 +1,150 @@
+"""A real kube-apiserver with its etcd, on loopback, for one test run: no kubelet, no controllers, nobody else's operator.
+
+Tests play the kubelet. The operator under test has exactly the rights of the Helm chart.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from dev.cluster.paths import current_paths
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+OPERATOR = "operator"
+START_SECONDS = 180
+
+
+def missing() -> str | None:
+    """Why there can be none here."""
+    lacking = [t for t in ("etcd", "kube-apiserver", "kubectl", "helm") if not (current_paths().bin / t).exists()]
+    return f"no {', '.join(lacking)}: `make cluster-up` builds them" if lacking else None
+
+
+@dataclass(frozen=True)
+class ApiServer:
+    """Where it is and how to get in."""
+
+    folder: Path
+    port: int
+
+    def kubeconfig(self, user: str) -> Path:
+        """For `admin`, or for `operator` with the chart's rights."""
+        file = self.folder / f"{user}.kubeconfig"
+        cluster = {"server": f"https://127.0.0.1:{self.port}", "insecure-skip-tls-verify": True}
+        config = {
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+            "clusters": [{"name": "k", "cluster": cluster}],
+            "users": [{"name": "u", "user": {"token": f"{user}-token"}}],
+        }  # fmt: skip
+        file.write_text(yaml.safe_dump(config))
+        return file
+
+    def kubectl(self, *args: str, text: str | None = None, check: bool = True) -> str:
+        """As admin."""
+        command = [str(current_paths().bin / "kubectl"), "--kubeconfig", str(self.kubeconfig("admin")), *args]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(args)}: {done.stderr}")
+        return done.stdout + (done.stderr if not check else "")
+
+    def apply(self, *objects: dict[str, Any]) -> None:
+        self.kubectl("apply", "--server-side", "-f", "-", text=yaml.safe_dump_all(objects))
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[ApiServer]:
+    """Started, with the CRD and the chart's rights in it; ended afterwards."""
+    ports = _free_ports(3)
+    server = ApiServer(folder, ports[2])
+    key = ec.generate_private_key(ec.SECP256R1())
+    plain = serialization.NoEncryption()
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, plain)
+    (folder / "sa.key").write_bytes(pem)
+    (folder / "tokens").write_text(
+        f'admin-token,admin,admin,"system:masters"\n{OPERATOR}-token,{OPERATOR},{OPERATOR}\n'
+    )
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        for name, command in (
+            ("etcd", _etcd(folder, *ports[:2])),
+            ("apiserver", _apiserver(folder, ports[0], ports[2])),
+        ):
+            log = (folder / f"{name}.log").open("wb")
+            processes.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
+        _wait(server, processes)
+        _prepare(server)
+        yield server
+    finally:
+        for process in reversed(processes):  # nothing of it is kept: no need to be gentle
+            process.kill()
+            process.wait(20)
+
+
+def _etcd(folder: Path, port: int, peer: int) -> list[str]:
+    url, peers = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{peer}"
+    return [
+        str(current_paths().bin / "etcd"), f"--data-dir={folder / 'etcd'}", f"--listen-client-urls={url}",
+        f"--advertise-client-urls={url}", f"--listen-peer-urls={peers}", f"--initial-advertise-peer-urls={peers}",
+        f"--initial-cluster=default={peers}", "--unsafe-no-fsync", "--log-level=error",
+    ]  # fmt: skip
+
+
+def _apiserver(folder: Path, etcd: int, port: int) -> list[str]:
+    return [
+        str(current_paths().bin / "kube-apiserver"), f"--etcd-servers=http://127.0.0.1:{etcd}", f"--secure-port={port}",
+        "--bind-address=127.0.0.1", f"--cert-dir={folder / 'certificates'}", f"--token-auth-file={folder / 'tokens'}",
+        "--authorization-mode=RBAC", "--service-account-issuer=https://localhost", "--endpoint-reconciler-type=none",
+        f"--service-account-signing-key-file={folder / 'sa.key'}", f"--service-account-key-file={folder / 'sa.key'}",
+        "--service-cluster-ip-range=198.19.0.0/24", "--profiling=false",
+        "--disable-admission-plugins=StorageObjectInUseProtection",  # no controller takes its finalizer off
+    ]  # fmt: skip
+
+
+def _wait(server: ApiServer, processes: list[subprocess.Popen[bytes]]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while "ok" not in server.kubectl("get", "--raw", "/readyz", check=False):
+        dead = next((p for p in processes if p.poll() is not None), None)
+        if dead is not None or time.monotonic() > deadline:
+            tail = (server.folder / "apiserver.log").read_text(errors="replace")[-3000:]
+            raise AssertionError(f"the API server did not start: {tail}")
+        time.sleep(0.3)
+
+
+def _prepare(server: ApiServer) -> None:
+    server.kubectl("apply", "--server-side", "-f", str(REPOSITORY / "crds"))
+    server.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    server.kubectl("create", "namespace", "disttrain-system")
+    server.kubectl("create", "namespace", "team")
+    server.kubectl("create", "serviceaccount", "default", "-n", "team")  # no controller makes it
+    server.kubectl("label", "namespace", "team", "pod-security.kubernetes.io/enforce=restricted")
+    chart = subprocess.run(
+        [
+            str(current_paths().bin / "helm"), "template", "disttrain", str(REPOSITORY / "helm/disttrain"),
+            "--namespace", "disttrain-system", "--show-only", "templates/rbac.yaml",
+        ],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    objects = [o for o in yaml.safe_load_all(chart.stdout) if o]
+    for found in objects:
+        if found["kind"].endswith("Binding"):
+            found["subjects"] = [{"kind": "User", "name": OPERATOR, "apiGroup": "rbac.authorization.k8s.io"}]
+    server.apply(*objects)
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
