@@ -7,8 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that stories can say `from support.worlds import …`
+
+# No timing is asserted, not even by the way: a busy machine is no failure.
+settings.register_profile("disttrain", deadline=None)
+settings.load_profile("disttrain")
 
 LOCAL_KUBECONFIG = Path.home() / ".cache" / "disttrain" / "cluster" / "kubeconfig"
 

@@ -1,5 +1,5 @@
-"""The only file that imports kopf: it keeps the watches. Every handler puts what it sees into the cache and a key into the
-queue. No finalizer, no annotation, no event of kopf's own: nothing is written by this file."""
+"""kopf keeps the watches (only this file and `watching` import it). Every handler puts what it sees into the cache and a key
+into the queue. No finalizer, no annotation, no event of kopf's own: nothing is written by this file."""
 
 from __future__ import annotations
 
@@ -10,18 +10,9 @@ from typing import Any
 import kopf
 
 from disttrain_contract import labels
+from disttrain_operator import watching
 from disttrain_operator.shell.cache import Cache, Key
 from disttrain_operator.shell.cluster import Credentials
-
-SERVER_TIMEOUT = 600
-"""Seconds after which a watch is asked for anew: bounds the harm of a connection that hangs in a way nobody knew."""
-REQUEST_TIMEOUT = 60.0
-CONNECT_TIMEOUT = 10.0
-IDLE_TIMEOUT = 0.05
-"""kopf keeps a task and a queue (20 KB) per object for this long after its last event; our handlers are done at once."""
-ERROR_BACKOFFS = (0.5, 1.0, 2.0, 4.0, 8.0, *(15.0,) * 20)
-"""Five minutes. kopf tries again after every refusal, also when watching is forbidden; then the process ends, says why, and
-is started again. (A connection that cannot be made does not count: that is tried for ever.)"""
 
 
 class Watch:
@@ -47,7 +38,7 @@ class Watch:
         found = self._told(labels.PLURAL, event)
         key = (found["metadata"].get("namespace", ""), found["metadata"]["name"])
         if event["type"] == "DELETED":
-            self._cache.job_gone(key, found["metadata"].get("uid", ""))
+            self._cache.job_gone(found["metadata"].get("uid", ""))
         else:
             self._cache.job_seen(found)
         self._add(key)
@@ -93,25 +84,6 @@ def registry(watch: Watch, credentials: Callable[[], Awaitable[Credentials]]) ->
     return made
 
 
-def settings(*, streaming: bool = True) -> kopf.OperatorSettings:
-    """kopf's, for watches only. `streaming`: the listing comes through the watch (Kubernetes ≥ 1.34)."""
-    made = kopf.OperatorSettings()
-    made.posting.enabled = False
-    made.scanning.disabled = True
-    made.watching.initial_streaming = streaming
-    made.watching.chunk_size = 500
-    made.watching.server_timeout = SERVER_TIMEOUT  # a whole number: the API server refuses 600.0
-    made.watching.label_selectors["", "v1", "pods"] = labels.JOB
-    made.queueing.idle_timeout = IDLE_TIMEOUT
-    made.networking.request_timeout = REQUEST_TIMEOUT
-    made.networking.connect_timeout = CONNECT_TIMEOUT
-    made.networking.error_backoffs = ERROR_BACKOFFS
-    made.process.ultimate_exiting_timeout = None  # the kubelet kills what does not end
-    # Not used by event handlers; ours in case that ever changes.
-    made.persistence.finalizer = f"{labels.GROUP}/finalizer"
-    return made
-
-
 async def watch_forever(
     made: kopf.OperatorRegistry,
     namespaces: Sequence[str],
@@ -122,7 +94,7 @@ async def watch_forever(
     """Until cancelled, or until a watch dies, which raises: an operator that sees nothing must not look alive."""
     await kopf.operator(
         registry=made,
-        settings=with_settings or settings(),
+        settings=with_settings or watching.settings(),
         standalone=True,
         clusterwide=not namespaces,
         namespaces=tuple(namespaces),

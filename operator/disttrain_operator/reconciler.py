@@ -150,7 +150,7 @@ class Reconciler:
         try:
             self.cache.job_seen(await self.api.get(JOBS, job.namespace, job.name))
         except NotFound:
-            self.cache.job_gone((job.namespace, job.name), job.uid)
+            self.cache.job_gone(job.uid)
 
     async def _say(self, job: Job, children: Children | None, problems: Sequence[Problem], now: datetime) -> None:
         for note in children.notes if children is not None else ():

@@ -16,7 +16,7 @@ import pytest
 from kubernetes.aio.client.configuration import Configuration
 
 from disttrain_contract import labels
-from disttrain_operator import handlers
+from disttrain_operator import handlers, watching
 from disttrain_operator.shell import kinds
 from disttrain_operator.shell.cache import Cache, Key
 from disttrain_operator.shell.cluster import Cluster
@@ -48,7 +48,7 @@ class Rig:
     async def watching(self, namespaces: tuple[str, ...] = (), streaming: bool = False) -> AsyncIterator[Rig]:
         started = asyncio.Event()
         made = handlers.registry(self.watch, self.cluster.credentials)
-        chosen = handlers.settings(streaming=streaming)
+        chosen = watching.settings(streaming=streaming)
         task = asyncio.create_task(handlers.watch_forever(made, namespaces, started=started, with_settings=chosen))
         await asyncio.wait_for(started.wait(), 20)
         try:
@@ -128,20 +128,19 @@ async def test_only_the_given_namespaces_are_watched(rig: Rig) -> None:
 async def test_synced_when_the_watches_have_caught_up_with_a_listing(rig: Rig) -> None:
     put(rig, a_raw_job(), JOBS)
     put(rig, a_raw_pod(0), "v1/pods")
-    await rig.resync.compare()
+    catching_up = asyncio.create_task(rig.resync.catch_up())
+    await asyncio.sleep(0.5)
     assert not rig.resync.synced.is_set()
     async with rig.watching():
-        await rig.until(lambda: rig.cache.job(KEY) and rig.cache.pods(KEY, "job-uid"))
-        await rig.resync.compare()
-    assert rig.resync.synced.is_set()
+        await asyncio.wait_for(catching_up, 30)
 
 
 async def test_a_watch_that_may_not_watch_ends_the_operator(rig: Rig) -> None:
     rig.server["list v1/pods"] << 403
     made = handlers.registry(rig.watch, rig.cluster.credentials)
-    chosen = handlers.settings(streaming=False)
+    chosen = watching.settings(streaming=False)
     chosen.networking.error_backoffs = (0.01, 0.01)
-    watching = handlers.watch_forever(made, (), started=asyncio.Event(), with_settings=chosen)
+    endless = handlers.watch_forever(made, (), started=asyncio.Event(), with_settings=chosen)
     with pytest.raises(Exception) as caught:
-        await asyncio.wait_for(watching, 30)
+        await asyncio.wait_for(endless, 30)
     assert type(caught.value).__name__ == "APIForbiddenError"

@@ -31,7 +31,7 @@ def test_a_pod_that_is_gone_does_not_come_back_by_the_late_answer_to_our_write()
 def test_a_job_that_is_gone_does_not_come_back_by_the_late_answer_to_our_write() -> None:
     cache = Cache()
     cache.job_seen(a_raw_job(uid="a"))
-    cache.job_gone(KEY, "a")
+    cache.job_gone("a")
     cache.job_seen(a_raw_job(uid="a"))
     assert cache.job(KEY) is None
 
@@ -40,7 +40,7 @@ def test_the_end_of_a_job_does_not_take_its_successor_of_the_same_name() -> None
     cache = Cache()
     cache.job_seen(a_raw_job(uid="old", version="1"))
     cache.job_seen(a_raw_job(uid="new", version="5"))
-    cache.job_gone(KEY, "old")
+    cache.job_gone("old")
     seen = cache.job(KEY)
     assert seen is not None and seen.job.uid == "new"
 
@@ -89,5 +89,5 @@ def test_nothing_is_left_of_jobs_and_pods_that_are_gone() -> None:
         cache.pod_seen(a_raw_pod(index))
     for index in range(3):
         cache.pod_gone(f"uid-{index}")
-    cache.job_gone(KEY, "job-uid")
-    assert not cache._jobs and not cache._pods and not cache._key_of_pod
+    cache.job_gone("job-uid")
+    assert not cache._jobs and not cache._pods and not cache._key_of_pod and not cache._key_of_job

@@ -87,3 +87,22 @@ async def test_nothing_stays_of_what_is_forgotten() -> None:
     await lookups.children(JOB, NOW)
     lookups.forget(KEY)
     assert lookups.recheck(KEY) is None
+
+
+async def test_our_own_service_need_not_be_looked_for() -> None:
+    kube, plain = Counting(), a_seen_job()
+    lookups = Lookups(kube)
+    await lookups.children(plain, NOW)
+    lookups.service_made(plain)
+    assert (await lookups.children(plain, later(100))).service_exists
+    assert kube.asked == 1
+
+
+async def test_a_claim_that_was_made_is_looked_at_soon() -> None:
+    kube = settled()
+    lookups = Lookups(kube)
+    await lookups.children(JOB, NOW)
+    kube.objects[CLAIMS.plural, "team", "mnist-checkpoints"]["status"]["phase"] = "Lost"
+    lookups.changed(JOB)
+    found = await lookups.children(JOB, later(1))
+    assert found.claim is not None and found.claim.phase == "Lost"

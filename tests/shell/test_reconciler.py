@@ -68,6 +68,18 @@ async def test_progress_is_written_every_five_seconds_at_most() -> None:
     assert 1 <= len(updates) <= 2
 
 
+async def test_progress_that_was_held_back_makes_its_job_due() -> None:
+    world = World()
+    await world.until(lambda w: w.training.step >= 3)
+    world.start_operator()
+    world.live()
+    for _ in range(2):  # the first write is free, the next one waits
+        world.training.step += 1
+        due = await world.reconciler.reconcile(KEY)
+        world.kube.deliver(world.cache)
+    assert due is not None and 0 < due <= 5
+
+
 async def test_a_failed_process_is_restarted_in_its_pod() -> None:
     world = await finished(World(faults={6: process_fails(1)}))
     assert is_true(world.status.conditions, Type.SUCCEEDED)

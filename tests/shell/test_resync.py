@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import asyncio
+
+import pytest
+
+from disttrain_operator.shell import resync as module
 from disttrain_operator.shell.cache import Cache
 from disttrain_operator.shell.kinds import JOBS, PODS
 from disttrain_operator.shell.resync import BLIND_SECONDS, Resync
@@ -22,21 +27,52 @@ class Rig:
         return self.resync.problem()
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_SECONDS", 0.001)
+
+
 async def test_synced_when_the_watches_have_told_everything() -> None:
     rig = Rig()
-    await rig.resync.compare()
+    catching_up = asyncio.create_task(rig.resync.catch_up())
+    await asyncio.sleep(0.02)
     assert not rig.resync.synced.is_set()
     rig.kube.deliver(rig.cache, 1)
-    await rig.resync.compare()
+    await asyncio.sleep(0.02)
     assert not rig.resync.synced.is_set(), "the pod is still missing"
     rig.kube.deliver(rig.cache)
-    await rig.resync.compare()
+    await asyncio.wait_for(catching_up, 10)
     assert rig.resync.synced.is_set()
+
+
+async def test_an_object_that_changes_all_the_time_does_not_hold_up_the_start() -> None:
+    rig = Rig()
+    rig.kube.deliver(rig.cache)
+    rig.kube.change(PODS, "team", "mnist-0", lambda p: p["metadata"].update(x="y"))
+    await asyncio.wait_for(rig.resync.catch_up(), 10)
+
+
+async def test_what_came_and_went_at_the_start_is_not_waited_for() -> None:
+    rig = Rig()
+    rig.kube.deliver(rig.cache)
+    rig.cache.pod_gone("uid-0")
+    await asyncio.wait_for(rig.resync.catch_up(), 10)
+
+
+async def test_what_went_before_the_watches_began_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_LOOKS", 3)
+    rig = Rig()
+    rig.kube.told.clear()
+    catching_up = asyncio.create_task(rig.resync.catch_up())
+    await asyncio.sleep(0.02)
+    rig.kube.remove(PODS, "team", "mnist-0")
+    rig.kube.remove(JOBS, "team", "mnist")
+    await asyncio.wait_for(catching_up, 10)
 
 
 async def test_an_empty_cluster_is_synced_at_once() -> None:
     resync = Resync(FakeKube(), Cache(), (), lambda key: None)
-    await resync.compare()
+    await resync.catch_up()
     assert resync.synced.is_set()
 
 
@@ -101,5 +137,4 @@ async def test_only_the_given_namespaces_are_listed() -> None:
     kube = FakeKube()
     kube.put(JOBS, a_raw_job())
     resync = Resync(kube, Cache(), ("elsewhere",), lambda key: None)
-    await resync.compare()
-    assert resync.synced.is_set()
+    await asyncio.wait_for(resync.catch_up(), 10)

@@ -206,7 +206,7 @@ def tell(cache: Cache, kind: str, found: Raw) -> set[Key]:
     if found["kind"] == labels.KIND:
         key = (meta["namespace"], meta["name"])
         if kind == "DELETED":
-            cache.job_gone(key, meta["uid"])
+            cache.job_gone(meta["uid"])
         else:
             cache.job_seen(copied(found))
         return {key}

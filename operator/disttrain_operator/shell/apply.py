@@ -92,14 +92,17 @@ class Applier:
                 assert_never(action)
 
     async def _create_service(self, job: Job) -> None:
-        with suppress(AlreadyExists):  # whose it is, the next look says
+        try:
             await self.api.create(SERVICES, service.service(job))
-        self.lookups.changed((job.namespace, job.name))
+        except AlreadyExists:  # whose it is, the next look says
+            self.lookups.changed(job)
+        else:
+            self.lookups.service_made(job)
 
     async def _create_claim(self, job: Job, wanted: ClaimSpec) -> None:
         with suppress(AlreadyExists):
             await self.api.create(CLAIMS, claim.claim(job, wanted))
-        self.lookups.changed((job.namespace, job.name))
+        self.lookups.changed(job)
 
     async def _create_pod(self, job: Job, index: int, incarnation: int, now: datetime) -> None:
         try:
@@ -128,4 +131,4 @@ class Applier:
         try:
             await self.api.delete(JOBS, job.namespace, job.name, job.uid)
         except (NotFound, Conflict):
-            self.cache.job_gone((job.namespace, job.name), job.uid)
+            self.cache.job_gone(job.uid)

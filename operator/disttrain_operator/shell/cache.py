@@ -49,6 +49,7 @@ class Cache:
         self._jobs: dict[Key, SeenJob] = {}
         self._pods: dict[Key, dict[str, SeenPod]] = {}
         self._key_of_pod: dict[str, Key] = {}
+        self._key_of_job: dict[str, Key] = {}
         self._gone: OrderedDict[str, None] = OrderedDict()
 
     def job(self, key: Key) -> SeenJob | None:
@@ -68,6 +69,14 @@ class Cache:
         """Whose worker a pod is."""
         return self._key_of_pod.get(uid)
 
+    def key_of_job(self, uid: str) -> Key | None:
+        """The job of that UID."""
+        return self._key_of_job.get(uid)
+
+    def has_met(self, uid: str) -> bool:
+        """Whether the job or pod of that UID was ever seen, be it gone since."""
+        return uid in self._key_of_pod or uid in self._key_of_job or uid in self._gone
+
     def job_versions(self) -> dict[str, str]:
         """UID → version."""
         return {s.job.uid: s.version for s in self._jobs.values()}
@@ -81,14 +90,19 @@ class Cache:
         key, uid, version = _identity(found, "name")
         known = self._jobs.get(key)
         if uid not in self._gone and (known is None or not is_older(version, known.version)):
+            if known is not None and known.job.uid != uid:
+                self._key_of_job.pop(known.job.uid, None)
             self._jobs[key] = SeenJob(observe.job(found, known.job if known is not None else None), version)
+            self._key_of_job[uid] = key
         return key
 
-    def job_gone(self, key: Key, uid: str) -> None:
-        """It does not exist any more. A successor of the same name stays."""
+    def job_gone(self, uid: str) -> Key | None:
+        """It does not exist any more; a successor of the same name stays. Returns which it was, when that is known."""
         self._bury(uid)
-        if (known := self._jobs.get(key)) is not None and known.job.uid == uid:
+        key = self._key_of_job.pop(uid, None)
+        if key is not None:
             del self._jobs[key]
+        return key
 
     def pod_seen(self, found: Raw) -> Key | None:
         """Take a sight of a pod, unless a newer one is known. None: it carries no job's label."""
@@ -118,10 +132,6 @@ class Cache:
         else:
             self._pods.pop(key, None)
         return key
-
-    def job_by_uid(self, uid: str) -> Key | None:
-        """For pruning; linear."""
-        return next((key for key, s in self._jobs.items() if s.job.uid == uid), None)
 
     def _bury(self, uid: str) -> None:
         self._gone[uid] = None

@@ -11,6 +11,8 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
+from typing_extensions import override  # typing's own from Python 3.12 on; pydantic brings it
+
 _about: ContextVar[dict[str, Any] | None] = ContextVar("about", default=None)
 
 NOISY = ("kopf", "aiohttp", "asyncio")
@@ -57,7 +59,8 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 class JsonFormatter(logging.Formatter):
     """`{"time": …, "level": …, "message": …, "namespace": …, "job": …, "incarnation": …}`."""
 
-    def format(self, record: logging.LogRecord) -> str:  # type: ignore[explicit-override]  # typing.override is 3.12's
+    @override
+    def format(self, record: logging.LogRecord) -> str:
         """One line."""
         fields = _fields(record)
         if record.exc_info:
@@ -68,7 +71,8 @@ class JsonFormatter(logging.Formatter):
 class TextFormatter(logging.Formatter):
     """`time level [namespace/job] message`."""
 
-    def format(self, record: logging.LogRecord) -> str:  # type: ignore[explicit-override]  # typing.override is 3.12's
+    @override
+    def format(self, record: logging.LogRecord) -> str:
         """One line, and the traceback below it."""
         fields = _fields(record)
         job = f" [{fields['namespace']}/{fields['job']}]" if "job" in fields else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from disttrain_contract import labels, names
@@ -56,9 +56,18 @@ class Lookups:
         self._found[key] = (job.uid, found)
         return found
 
-    def changed(self, key: Key) -> None:
+    def changed(self, job: Job) -> None:
         """Something was made: look again."""
-        self._found.pop(key, None)
+        self._found.pop((job.namespace, job.name), None)
+
+    def service_made(self, job: Job) -> None:
+        """Ours, just now: no need to look."""
+        key = (job.namespace, job.name)
+        uid, known = self._found.get(key, ("", None))
+        if known is not None and uid == job.uid:
+            claim_settled = job.spec.claim is None or (known.claim is not None and known.claim.phase == "Bound")
+            until = known.until + SETTLED if claim_settled else known.until
+            self._found[key] = (uid, replace(known, service_exists=True, until=until))
 
     def stranger(self, key: Key, pod: Pod, now: datetime) -> None:
         """A pod of a worker's name that no watch shows, for it does not carry the job's label."""

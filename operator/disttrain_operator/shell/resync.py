@@ -24,7 +24,9 @@ EVERY_SECONDS = 300.0
 AFTER_RELIST_SECONDS = 5.0
 """A watch that started over is compared soon: deletions were missed only then. The wait lets its events arrive."""
 FIRST_SECONDS = 0.2
-"""How often the first listing is compared until the watches have delivered all of it."""
+"""How often it is seen, at the start, whether the watches have delivered what the first listing showed."""
+FIRST_LOOKS = 100
+"""After twenty seconds it is listed anew: what is missing may have gone before the watches began."""
 REACH_SECONDS = 2.0
 BLIND_SECONDS = 60.0
 """A change that a watch has not delivered after this long will not come."""
@@ -81,18 +83,33 @@ class Resync:
         return f"the watches have missed changes of {len(self._different)} objects for {self._clock() - oldest:.0f} s"
 
     async def run(self) -> None:
-        """Compare until cancelled."""
+        """Catch up, then compare until cancelled."""
+        await self.catch_up()
         while True:
+            await self._pause()
             try:
                 await self.compare()
             except ClusterError as error:
                 log.warning("cannot list: %s", error)
-            await self._pause()
+
+    async def catch_up(self) -> None:
+        """Returns when the watches have delivered everything that was there."""
+        while not self.synced.is_set():
+            try:
+                missing = set(await self._listed(JOBS, "")) | set(await self._listed(PODS, labels.JOB))
+            except ClusterError as error:
+                log.warning("cannot list, trying again: %s", error)
+                await asyncio.sleep(REACH_SECONDS)
+                continue
+            for _ in range(FIRST_LOOKS):
+                missing = {uid for uid in missing if not self._cache.has_met(uid)}
+                if not missing:
+                    log.info("the watches have delivered everything that was there at the start")
+                    self.synced.set()
+                    return
+                await asyncio.sleep(FIRST_SECONDS)
 
     async def _pause(self) -> None:
-        if not self.synced.is_set():
-            await asyncio.sleep(FIRST_SECONDS)
-            return
         wait = AFTER_RELIST_SECONDS if self._different else EVERY_SECONDS
         try:
             await asyncio.wait_for(self._wanted.wait(), wait)
@@ -111,19 +128,21 @@ class Resync:
             uid: known if (known := self._different.get(uid)) is not None and known[0] == version else (version, now)
             for uid, version in different.items()
         }
-        if not different and not self.synced.is_set():
-            log.info("the watches have delivered everything that was there at the start")
-            self.synced.set()
+
+    async def _listed(self, kind: Kind, selector: str) -> dict[str, str]:
+        """UID → version, as it is."""
+        found: dict[str, str] = {}
+        for namespace in self._namespaces:
+            async for item in self._api.listing(kind, namespace, selector):
+                found[item.uid] = item.version
+        return found
 
     async def _compare(
         self, kind: Kind, selector: str, versions: Callable[[], dict[str, str]], gone: Callable[[str], None]
     ) -> dict[str, str | None]:
         """UID → the version in the cache (None: not there), for what differs from the listing. Drops what has gone."""
         before = versions()
-        listed: dict[str, str] = {}
-        for namespace in self._namespaces:
-            async for item in self._api.listing(kind, namespace, selector):
-                listed[item.uid] = item.version
+        listed = await self._listed(kind, selector)
         for uid in before.keys() - listed.keys():
             gone(uid)
         after = versions()
@@ -135,9 +154,8 @@ class Resync:
         }
 
     def _job_gone(self, uid: str) -> None:
-        if (key := self._cache.job_by_uid(uid)) is not None:
+        if (key := self._cache.job_gone(uid)) is not None:
             log.warning("job %s/%s has gone without a word of the watch", *key)
-            self._cache.job_gone(key, uid)
             self._on_change(key)
 
     def _pod_gone(self, uid: str) -> None:
