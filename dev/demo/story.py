@@ -75,7 +75,7 @@ class Story:
         self._show(job, step, total)
         if self._outcome.killed is None and total and self._may_kill(job, step, total):
             self._strike(job, step)
-        elif self._killed_at and self._outcome.resumed_seconds is None and step > self._outcome.killed_at_step:
+        elif self._killed_at and self._outcome.resumed_seconds is None and _has_recovered(job):
             self._outcome.resumed_seconds = time.monotonic() - self._killed_at
 
     def _may_kill(self, job: Job, step: int, total: int) -> bool:
@@ -101,3 +101,9 @@ class Story:
         elif time.monotonic() - self._said >= PLAIN_EVERY_SECONDS:
             self._said = time.monotonic()
             self._console.print(f"  {text}, step {step}/{total or '?'} {loss}", markup=False)
+
+
+def _has_recovered(job: Job) -> bool:
+    """The operator has seen a step that nobody had made before."""
+    last = job.status.recovery.last if job.status.recovery is not None else None
+    return last is not None and last.recover_seconds is not None
