@@ -448,3 +448,11 @@ def test_a_finished_worker_whose_agent_still_says_goodbye_is_counted_once() -> N
     bye = a_pod(0, a_report(1, AgentState.FINISHED))
     counts = ask(a_job(workers=2, status=running()), bye, at_work(1)).status.workers
     assert (counts.ready, counts.succeeded) == (1, 1)
+
+
+def test_a_claim_that_is_being_made_is_shown_but_no_event() -> None:
+    unbound = a_pod(
+        0, waiting=("Unschedulable", "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.")
+    )
+    answer = ask(a_job(workers=1, status=starting(), claim=ClaimSpec(name="data")), unbound, claim=Claim(name="data"))
+    assert answer.status.state == "WaitingForVolume" and "WaitingForVolume" not in [e.reason for e in answer.events]

@@ -24,7 +24,8 @@ def is_finished(status: Status) -> bool:
 def succeed(world: World, status: Status, now: datetime) -> Plan:
     """Every worker ended with 0."""
     step = f" at step {status.progress.step}" if status.progress is not None else ""
-    message = f"all {world.job.spec.workers} workers finished{step} after {status.recoveries} recoveries"
+    recoveries = "1 recovery" if status.recoveries == 1 else f"{status.recoveries} recoveries"
+    message = f"all {world.job.spec.workers} workers finished{step} after {recoveries}"
     status = narrate.with_condition(world, status, Type.SUCCEEDED, True, "WorkersFinished", message, now)
     return _ended(world, status, now, "Succeeded", message)
 

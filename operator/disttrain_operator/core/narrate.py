@@ -22,7 +22,9 @@ QUIET = frozenset(
 """Reasons that only say that things take their course: no event."""
 
 _UNBOUND = "unbound immediate PersistentVolumeClaims"
-"""The scheduler's words for a claim that was made a moment ago. It stays in the condition if it lasts, but is no event."""
+"""The scheduler's words for a claim that was made a moment ago."""
+EVENTLESS = QUIET | {"WaitingForVolume"}
+"""Shown in state and condition while it lasts, but nothing to alert anybody about."""
 
 
 def with_condition(
@@ -166,7 +168,7 @@ def events(old: Status, new: Status) -> tuple[Event, ...]:
 
 
 def _is_news(old: Condition | None, new: Condition) -> bool:
-    if new.reason in QUIET:
+    if new.reason in EVENTLESS:
         return False
     if old is None:
         return True
