@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -25,3 +26,7 @@ def kubeconfig() -> Path:
     if not path.exists():
         pytest.fail(f"no cluster: {path} does not exist; run `make cluster-up` first (make test does)")
     return path
+
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""A shell starts what it puts into the background with SIGINT ignored, and Python leaves it so: tests of Ctrl-C would wait for ever."""
