@@ -77,7 +77,6 @@ class Operator:
         """Returns when `stop` is set; raises what ended a part that should not end. `started`: the watches are on."""
         await self.health.start(EVERYWHERE, self.settings.health_port)
         await self.streams.start(EVERYWHERE, self.settings.stream_port)
-        await self.resync.reachable()
         watching = asyncio.create_task(self._watch(started), name="watch")
         working = [
             asyncio.create_task(self.resync.run(), name="resync"),
@@ -106,6 +105,7 @@ class Operator:
             on_relist=self.resync.relisted,
         )
         made = handlers.registry(watch, self.cluster.credentials)
+        await self.resync.exists.wait()
         await handlers.watch_forever(made, self.settings.watch_namespaces, started=started)
 
     async def _lead(self) -> None:

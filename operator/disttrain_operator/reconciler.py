@@ -6,6 +6,7 @@ what a plan asks for next to it can be asked for again by anybody who sees the s
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -89,12 +90,17 @@ class Reconciler:
         memory = self._memory.setdefault(key, Memory())
         memory.pace = pacing.follow(memory.pace, answer.status, now)
         due = pacing.write_due(seen.job.status, answer.status, memory.written, now)
+        version = None
         if due is not None and due <= now:
-            if not await self._write(seen, answer, memory, now):
+            version, due = await self._write(seen, answer, memory, now), None
+            if version is None:
                 return AT_ONCE
-            due = None
         self._check()
-        problems = await self.applier.apply(seen.job, answer.actions, now)
+        said = answer.events if version is not None else ()
+        problems, _ = await asyncio.gather(
+            self.applier.apply(seen.job, answer.actions, now),
+            self.recorder.transition(seen.job, said, version or "", now),
+        )
         await self._say(seen.job, children, problems, now)
         return self._again(earliest(answer.wake_at, due, self.lookups.recheck(key)), now)
 
@@ -128,8 +134,8 @@ class Reconciler:
         heard = self.heard(pod.uid)
         return observe_agent.agent(heard) or observe_agent.never_heard(job, pod, self.leading_seconds() or 0.0)
 
-    async def _write(self, seen: SeenJob, answer: Plan, memory: Memory, now: datetime) -> bool:
-        """False: somebody wrote in between, or the job is gone. The pass is dropped; the cache has the news."""
+    async def _write(self, seen: SeenJob, answer: Plan, memory: Memory, now: datetime) -> str | None:
+        """The version that was made. None: somebody wrote in between, or the job is gone; the cache has the news."""
         job = seen.job
         eta = pacing.eta_seconds(memory.pace, answer.status, now)
         body = status_body(job, seen.version, status.to_wire(answer.status, eta_seconds=eta))
@@ -137,14 +143,12 @@ class Reconciler:
             written = await self.api.replace(JOBS, body, "status")
         except (Conflict, NotFound):
             await self._look_again(job)
-            return False
+            return None
         self.cache.job_seen(written)
         memory.written = now
         logs.add(incarnation=answer.status.incarnation)
         self.metrics.transition(job.status, answer.status)
-        version = str(written.get("metadata", {}).get("resourceVersion", ""))
-        await self.recorder.transition(job, answer.events, version, now)
-        return True
+        return str(written.get("metadata", {}).get("resourceVersion", ""))
 
     async def _look_again(self, job: Job) -> None:
         try:

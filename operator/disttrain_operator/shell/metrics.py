@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from disttrain_operator.core.model import Status
 
@@ -34,6 +42,8 @@ TABLE: tuple[tuple[str, type, str, tuple[str, ...]], ...] = (
 """Name without the prefix (Prometheus adds _total to counters), kind, help, labels."""
 
 PREFIX = "disttrain_"
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which nobody reads
 
 
 class Metrics:

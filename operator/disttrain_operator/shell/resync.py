@@ -33,7 +33,7 @@ BLIND_SECONDS = 60.0
 
 
 class Resync:
-    """`synced` is set when the watches have delivered what the first listing showed."""
+    """`exists` is set when jobs can be listed at all, `synced` when the watches have delivered what was there then."""
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class Resync:
         self._clock = clock
         self._wanted = asyncio.Event()
         self._different: dict[str, tuple[str | None, float]] = {}
+        self.exists = asyncio.Event()
         self.synced = asyncio.Event()
 
     def relisted(self) -> None:
@@ -62,12 +63,13 @@ class Resync:
         """Objects that differ from the last listing."""
         return len(self._different)
 
-    async def reachable(self) -> None:
-        """Returns when jobs can be listed: the CustomResourceDefinition may come after the operator."""
-        while True:
+    async def _reach(self) -> None:
+        """The CustomResourceDefinition may come after the operator."""
+        while not self.exists.is_set():
             try:
                 async for _ in self._api.listing(JOBS, self._namespaces[0], ""):
                     break
+                self.exists.set()
                 return
             except NotFound:
                 log.warning("there is no CustomResourceDefinition of %s yet: waiting for it", labels.KIND)
@@ -94,6 +96,7 @@ class Resync:
 
     async def catch_up(self) -> None:
         """Returns when the watches have delivered everything that was there."""
+        await self._reach()
         while not self.synced.is_set():
             try:
                 missing = set(await self._listed(JOBS, "")) | set(await self._listed(PODS, labels.JOB))
