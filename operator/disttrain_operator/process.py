@@ -50,6 +50,7 @@ class Operator:
         self.reconciler = self._reconciler(now)
         self.queue: WorkQueue[Key] = WorkQueue(
             self.reconciler.reconcile,
+            on_add=lambda: metrics.count("workqueue_adds"),
             on_handled=self._handled,
             context=lambda key: logs.about(namespace=key[0], job=key[1]),
         )
@@ -138,6 +139,8 @@ class Operator:
 
     def _handled(self, handled: Handled) -> None:
         self.metrics.count("reconcile", handled.result)
+        if handled.result != "success":
+            self.metrics.count("workqueue_retries")
         self.metrics.observe("reconcile_duration_seconds", handled.took)
         self.metrics.observe("workqueue_queue_duration_seconds", handled.waited)
 

@@ -51,6 +51,7 @@ class WorkQueue(Generic[K]):
         self,
         handle: Callable[[K], Awaitable[float | None]],
         *,
+        on_add: Callable[[], None] = lambda: None,
         on_handled: Callable[[Handled], None] = lambda handled: None,
         context: Callable[[K], AbstractContextManager[None]] = lambda key: nullcontext(),
         concurrency: int = CONCURRENCY,
@@ -58,6 +59,7 @@ class WorkQueue(Generic[K]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._handle = handle
+        self._on_add = on_add
         self._on_handled = on_handled
         self._context = context
         self._concurrency = concurrency
@@ -69,8 +71,6 @@ class WorkQueue(Generic[K]):
         self._dirty: set[K] = set()
         self._timers: dict[K, asyncio.TimerHandle] = {}
         self._failures: dict[K, int] = {}
-        self.adds = 0
-        self.retries = 0
 
     @property
     def depth(self) -> int:
@@ -126,7 +126,6 @@ class WorkQueue(Generic[K]):
 
     def _failed(self, key: K, retry_after: float | None) -> float:
         self._failures[key] = self._failures.get(key, 0) + 1
-        self.retries += 1
         return max(self._delay(self._failures[key]), retry_after or 0.0)
 
     def _next(self, key: K, again: float | None) -> None:
@@ -141,7 +140,7 @@ class WorkQueue(Generic[K]):
 
     def _enqueue(self, key: K) -> None:
         if key not in self._waiting:
-            self.adds += 1
+            self._on_add()
             self._waiting[key] = self._clock()
             self._queue.put_nowait(key)
 

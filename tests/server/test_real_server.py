@@ -118,7 +118,7 @@ async def test_the_server_takes_every_manifest_under_the_restricted_standard(sta
 
 
 async def test_a_job_becomes_a_group_and_its_end_is_seen(stage: Stage) -> None:
-    stage.operator()
+    operator = stage.operator()
     agents = await stage.running("mnist", checkpoint={"volume": {"size": "1Gi"}})
     members = agents[0].told.membership
     assert (members.workers, members.master_addr, members.master_port) == (2, "198.18.0.1", 29501)
@@ -133,6 +133,13 @@ async def test_a_job_becomes_a_group_and_its_end_is_seen(stage: Stage) -> None:
     assert not job["metadata"].get("finalizers") and "annotations" not in job["metadata"]
     events = stage.server.kubectl("get", "events", "-n", "team")
     assert events.count("Accepted") == 1 and events.count("WorkersFinished") == 1
+    counted = numbers(operator.get("/metrics"))
+    assert all(
+        counted[f"disttrain_{name}"] > 0 for name in ("workqueue_adds_total", 'reconcile_total{result="success"}')
+    )
+    assert counted['disttrain_jobs{state="Succeeded"}'] == 1 and counted["disttrain_leader"] == 1
+    assert counted['disttrain_api_requests_total{code="201",resource="pods",verb="create"}'] == 2
+    assert counted['disttrain_watch_events_total{resource="pods"}'] > 2
 
 
 async def test_the_table_says_what_people_want_to_know(stage: Stage) -> None:
@@ -251,6 +258,12 @@ async def test_suspend_frees_the_pods_and_resume_goes_on(stage: Stage) -> None:
     await stage.condition("mnist", "Suspended", "True")
     stage.server.kubectl(*patch, '{"spec":{"suspend":false}}')
     await stage.formed("mnist", await stage.agents_of("mnist"), incarnation=2)
+
+
+def numbers(scraped: str) -> dict[str, float]:
+    """Prometheus' text, read."""
+    lines = [line.rsplit(" ", 1) for line in scraped.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in lines}
 
 
 async def going(stage: Stage, name: str) -> Raw | None:
