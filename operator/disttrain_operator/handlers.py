@@ -10,7 +10,6 @@ from typing import Any
 import kopf
 
 from disttrain_contract import labels
-from disttrain_operator import watching
 from disttrain_operator.shell.cache import Cache, Key
 from disttrain_operator.shell.cluster import Credentials
 
@@ -89,12 +88,12 @@ async def watch_forever(
     namespaces: Sequence[str],
     *,
     started: asyncio.Event,
-    with_settings: kopf.OperatorSettings | None = None,
+    chosen: kopf.OperatorSettings,
 ) -> None:
     """Until cancelled, or until a watch dies, which raises: an operator that sees nothing must not look alive."""
     await kopf.operator(
         registry=made,
-        settings=with_settings or watching.settings(),
+        settings=chosen,
         standalone=True,
         clusterwide=not namespaces,
         namespaces=tuple(namespaces),

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 
-from disttrain_operator import handlers
+from disttrain_operator import handlers, watching
 from disttrain_operator.channel import AgentHub, PodIdentity, StreamServer
 from disttrain_operator.manifests.pod import Stream
 from disttrain_operator.reconciler import Reconciler
@@ -107,7 +107,8 @@ class Operator:
         )
         made = handlers.registry(watch, self.cluster.credentials)
         await self.resync.exists.wait()
-        await handlers.watch_forever(made, self.settings.watch_namespaces, started=started)
+        chosen = watching.settings(await self.cluster.minor_version())
+        await handlers.watch_forever(made, self.settings.watch_namespaces, started=started, chosen=chosen)
 
     async def _lead(self) -> None:
         """Only who sees everything may lead: a plan for half a world would restart jobs that are well."""

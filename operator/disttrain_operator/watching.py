@@ -9,6 +9,8 @@ from typing_extensions import override  # typing's own from Python 3.12 on; pyda
 
 from disttrain_contract import labels
 
+STREAMING_MINOR = 34
+"""From Kubernetes 1.34 on every API server sends the first listing through the watch: no spike of memory on either side."""
 SERVER_TIMEOUT = 600
 """Seconds after which a watch is asked for anew: bounds the harm of a connection that hangs in a way nobody knew."""
 REQUEST_TIMEOUT = 60.0
@@ -20,12 +22,12 @@ ERROR_BACKOFFS = (0.5, 1.0, 2.0, 4.0, 8.0, *(15.0,) * 20)
 is started again. (A connection that cannot be made does not count: that is tried for ever.)"""
 
 
-def settings(*, streaming: bool = True) -> kopf.OperatorSettings:
-    """kopf's, for watches only. `streaming`: the listing comes through the watch (Kubernetes ≥ 1.34)."""
+def settings(minor: int) -> kopf.OperatorSettings:
+    """kopf's, for watches only, on Kubernetes 1.`minor`."""
     made = kopf.OperatorSettings()
     made.posting.enabled = False
     made.scanning.disabled = True
-    made.watching.initial_streaming = streaming
+    made.watching.initial_streaming = minor >= STREAMING_MINOR
     made.watching.chunk_size = 500
     made.watching.server_timeout = SERVER_TIMEOUT  # a whole number: the API server refuses 600.0
     made.watching.label_selectors["", "v1", "pods"] = labels.JOB

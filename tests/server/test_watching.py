@@ -45,11 +45,11 @@ class Rig:
         self.relists += 1
 
     @asynccontextmanager
-    async def watching(self, namespaces: tuple[str, ...] = (), streaming: bool = False) -> AsyncIterator[Rig]:
+    async def watching(self, namespaces: tuple[str, ...] = (), minor: int = 33) -> AsyncIterator[Rig]:
         started = asyncio.Event()
         made = handlers.registry(self.watch, self.cluster.credentials)
-        chosen = watching.settings(streaming=streaming)
-        task = asyncio.create_task(handlers.watch_forever(made, namespaces, started=started, with_settings=chosen))
+        chosen = watching.settings(minor)
+        task = asyncio.create_task(handlers.watch_forever(made, namespaces, started=started, chosen=chosen))
         await asyncio.wait_for(started.wait(), 20)
         try:
             yield self
@@ -138,9 +138,9 @@ async def test_synced_when_the_watches_have_caught_up_with_a_listing(rig: Rig) -
 async def test_a_watch_that_may_not_watch_ends_the_operator(rig: Rig) -> None:
     rig.server["list v1/pods"] << 403
     made = handlers.registry(rig.watch, rig.cluster.credentials)
-    chosen = watching.settings(streaming=False)
+    chosen = watching.settings(33)
     chosen.networking.error_backoffs = (0.01, 0.01)
-    endless = handlers.watch_forever(made, (), started=asyncio.Event(), with_settings=chosen)
+    endless = handlers.watch_forever(made, (), started=asyncio.Event(), chosen=chosen)
     with pytest.raises(Exception) as caught:
         await asyncio.wait_for(endless, 30)
     assert type(caught.value).__name__ == "APIForbiddenError"

@@ -154,6 +154,13 @@ async def test_credentials_for_those_who_bring_a_client(cluster: Cluster) -> Non
     assert found.token == "secret" and found.server.startswith("http://127.0.0.1")
 
 
+@pytest.mark.parametrize(("minor", "number"), [("37", 37), ("33+", 33), (None, 0)])
+async def test_the_servers_version(server: Server, cluster: Cluster, minor: str | None, number: int) -> None:
+    server.answers = [(200, {"major": "1", "minor": minor})]
+    assert await cluster.minor_version() == number
+    assert server.asked[0][1] == "/version"
+
+
 async def test_a_kubeconfig_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ca = base64.b64encode(b"PEM").decode()
     config = {

@@ -19,7 +19,7 @@ from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.client.rest import RESTClientObject
 
 from disttrain_operator.shell import errors
-from disttrain_operator.shell.kinds import Kind, Listed, Raw
+from disttrain_operator.shell.kinds import VERSION, Kind, Listed, Raw
 
 TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=10)
 """An API server answers in milliseconds; after this long the reply is lost."""
@@ -90,6 +90,12 @@ class Cluster:
             insecure=not self._configuration.verify_ssl,
             proxy=self._configuration.proxy,
         )
+
+    async def minor_version(self) -> int:
+        """37 for Kubernetes 1.37; providers write 37+."""
+        found = str((await self._ask("get", VERSION, VERSION.path())).get("minor", ""))
+        digits = found.rstrip("+")
+        return int(digits) if digits.isdecimal() else 0
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Raw:
         """The object."""

@@ -32,6 +32,8 @@ EVENTS = Kind("apis/events.k8s.io/v1", "events")
 LEASES = Kind("apis/coordination.k8s.io/v1", "leases")
 TOKEN_REVIEWS = Kind("apis/authentication.k8s.io/v1", "tokenreviews")
 
+VERSION = Kind("", "version")
+
 
 @dataclass(frozen=True, slots=True)
 class Listed:
