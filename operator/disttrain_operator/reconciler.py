@@ -13,7 +13,7 @@ from datetime import datetime
 
 from disttrain_contract import labels
 from disttrain_operator.channel.hub import AgentView as Heard
-from disttrain_operator.core.actions import Plan
+from disttrain_operator.core.actions import CreatePod, Plan
 from disttrain_operator.core.admission import OUR_NAME
 from disttrain_operator.core.finish import is_finished
 from disttrain_operator.core.model import AgentView, Job, Pod, World
@@ -47,6 +47,8 @@ class Memory:
 
     written: datetime | None = None
     pace: pacing.Pace | None = None
+    refused: str | None = None
+    """Why the API server would not make a pod, at the last pass."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,9 +87,8 @@ class Reconciler:
         pods = self.cache.pods(key, seen.job.uid) + self.lookups.strangers(key, now)
         if (wait := self._redial_seconds(seen.job, pods)) is not None:
             return wait
-        children = await self._children(key, seen.job, now)
-        answer = plan(self._world(seen.job, pods, children), now)
-        memory = self._memory.setdefault(key, Memory())
+        children, memory = await self._children(key, seen.job, now), self._memory.setdefault(key, Memory())
+        answer = plan(self._world(seen.job, pods, children, memory), now)
         memory.pace = pacing.follow(memory.pace, answer.status, now)
         due = pacing.write_due(seen.job.status, answer.status, memory.written, now)
         version = None
@@ -101,6 +102,7 @@ class Reconciler:
             self.applier.apply(seen.job, answer.actions, now),
             self.recorder.transition(seen.job, said, version or "", now),
         )
+        memory.refused = _refusal(problems)
         await self._say(seen.job, children, problems, now)
         return self._again(earliest(answer.wake_at, due, self.lookups.recheck(key)), now)
 
@@ -122,12 +124,13 @@ class Reconciler:
             return None
         return await self.lookups.children(job, now)
 
-    def _world(self, job: Job, pods: Sequence[Pod], children: Children | None) -> World:
+    def _world(self, job: Job, pods: Sequence[Pod], children: Children | None, memory: Memory) -> World:
         return World(
             job=job,
             pods=tuple(replace(p, agent=self._agent(job, p)) for p in pods),
             claim=children.claim if children is not None else None,
             service_exists=children is None or children.service_exists,
+            refused=memory.refused,
         )
 
     def _agent(self, job: Job, pod: Pod) -> AgentView | None:
@@ -160,7 +163,8 @@ class Reconciler:
         for note in children.notes if children is not None else ():
             await self.recorder.problem(job, "NameConflict", note, now)
         for problem in problems:
-            if isinstance(problem.error, Refused | SpecError):  # a person must act; the rest mends itself
+            # A person must act; the rest mends itself. What is refused of a pod, a condition says.
+            if isinstance(problem.error, Refused | SpecError) and not isinstance(problem.action, CreatePod):
                 await self.recorder.problem(job, "ActionRefused", problem.sentence, now)
         if problems:
             hints = [p.error.retry_after for p in problems if isinstance(p.error, ClusterError) and p.error.retry_after]
@@ -168,6 +172,11 @@ class Reconciler:
 
     def _again(self, at: datetime | None, now: datetime) -> float | None:
         return max(0.0, (at - now).total_seconds()) if at is not None else None
+
+
+def _refusal(problems: Sequence[Problem]) -> str | None:
+    refused = (p for p in problems if isinstance(p.action, CreatePod) and isinstance(p.error, Refused | SpecError))
+    return next((p.sentence for p in refused), None)
 
 
 def status_body(job: Job, version: str, wire: Raw) -> Raw:

@@ -211,21 +211,39 @@ async def test_a_claim_of_the_jobs_earlier_life_is_used_again() -> None:
     assert not [e for e in world.kube.events if e["reason"] == "NameConflict"]
 
 
-async def test_a_refused_pod_does_not_stop_the_others_and_is_said_once() -> None:
+async def test_a_refused_pod_does_not_stop_the_others_and_a_condition_says_why() -> None:
     world = World()
 
     def fault(number: int, write: Write, do):  # type: ignore[no-untyped-def]
         if write.name == "mnist-1" and len(world.kube.writes) < 60:
-            raise Refused("create pods: exceeded quota", code=403)
+            raise Refused("exceeded quota", code=403)
         return do()
 
     world.kube.fault = fault
-    for _ in range(6):
+    for _ in range(12):
         await world.round()
     assert set(world.kube.named(PODS)) == {"mnist-0", "mnist-2"}
-    refusals = [e for e in world.kube.events if e["reason"] == "ActionRefused"]
-    assert len(refusals) == 1 and "exceeded quota" in refusals[0]["note"] and "worker 1" in refusals[0]["note"]
+    ready = find(world.status.conditions, Type.WORKERS_READY)
+    assert ready is not None and ready.reason == "PodRefused" and world.status.state == "PodRefused"
+    assert ready.message == "cannot create worker 1 of incarnation 1: exceeded quota"
+    assert [e["note"] for e in world.kube.events if e["type"] == "Warning"] == [ready.message]
     await finished(world)
+    assert world.status.incarnation == 1
+
+
+async def test_a_refused_claim_is_said_once() -> None:
+    world = World()
+
+    def fault(number: int, write: Write, do):  # type: ignore[no-untyped-def]
+        if write.kind == "persistentvolumeclaims":
+            raise Refused("exceeded quota", code=403)
+        return do()
+
+    world.kube.fault = fault
+    for _ in range(12):
+        await world.round()
+    refusals = [e for e in world.kube.events if e["reason"] == "ActionRefused"]
+    assert len(refusals) == 1 and "PersistentVolumeClaim mnist-checkpoints" in refusals[0]["note"]
 
 
 async def test_who_does_not_lead_writes_nothing() -> None:

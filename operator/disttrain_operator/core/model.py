@@ -222,6 +222,8 @@ class World:
     claim: Claim | None = None
     """None: there is none of that name (or the job wants none)."""
     service_exists: bool = False
+    refused: str | None = None
+    """The API server would not make a worker pod (quota, admission, an invalid field): its words."""
 
 
 __all__ = [

@@ -72,7 +72,7 @@ def _obstacle(world: World) -> tuple[str, str] | None:
             return pod.waiting[0], f"pod {pod.name}: {pod.waiting[1] or pod.waiting[0]}"
     if sentence := group.unequal(world):
         return "UnequalWorkers", sentence
-    return None
+    return ("PodRefused", world.refused) if world.refused is not None else None
 
 
 def _running(world: World, status: Status, now: datetime) -> Status:
