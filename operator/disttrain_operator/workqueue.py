@@ -80,7 +80,8 @@ class WorkQueue(Generic[K]):
     @property
     def oldest_seconds(self) -> float:
         """How long the slowest key has been waiting or worked on: what grows without bound is stuck."""
-        return self._clock() - min((*self._waiting.values(), *self._running.values()), default=self._clock())
+        now = self._clock()
+        return now - min((*self._waiting.values(), *self._running.values()), default=now)
 
     def add(self, key: K) -> None:
         """Something about the key has changed."""
