@@ -456,3 +456,23 @@ def test_a_claim_that_is_being_made_is_shown_but_no_event() -> None:
     )
     answer = ask(a_job(workers=1, status=starting(), claim=ClaimSpec(name="data")), unbound, claim=Claim(name="data"))
     assert answer.status.state == "WaitingForVolume" and "WaitingForVolume" not in [e.reason for e in answer.events]
+
+
+def test_a_victim_that_is_heard_first_does_not_take_the_blame() -> None:
+    peer = failed("Connection closed by peer", FailureClass.NETWORK, rank=0, ago=0.01)
+    job = a_job(workers=2, status=running())
+    first = ask(job, crashed(0, failure=peer), at_work(1))
+    assert first.status.incarnation == 1 and first.wake_at == later(1) and "waiting for news of mnist-1" in first.reason
+    killed = failed("killed by SIGKILL", FailureClass.SIGNAL, code=137, rank=1)
+    then = ask(
+        replace(job, status=first.status),
+        crashed(0, failure=replace(peer, seconds_ago=0.1)),
+        crashed(1, failure=killed),
+    )
+    assert then.status.last_recovery.failure_class is FailureClass.SIGNAL and then.status.last_recovery.rank == 1
+
+
+def test_a_victim_without_a_culprit_is_believed_after_a_second() -> None:
+    peer = failed("Connection closed by peer", FailureClass.NETWORK, rank=0, ago=1.0)
+    answer = ask(a_job(workers=2, status=running()), crashed(0, failure=peer), at_work(1))
+    assert answer.status.incarnation == 2 and answer.status.last_recovery.failure_class is FailureClass.NETWORK

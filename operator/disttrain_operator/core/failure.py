@@ -14,6 +14,10 @@ LOST_SECONDS = 10.0
 """A pod whose group has failed and whose stream has been silent for this long is lost: lease (6 s) plus the kubelet's second
 look at its containers. Its node may be gone, so it is force-deleted; the incarnation fences it if it comes back."""
 
+VICTIM_SECONDS = 1.0
+"""How long a victim's word is kept back while members of its group have not spoken: the culprit's own agent is heard within
+milliseconds, but the news of two agents can overtake each other."""
+
 VICTIM_CODES = frozenset({143})
 """A rank that ended by the SIGTERM that another worker's shutdown spread is not the cause."""
 
@@ -62,6 +66,13 @@ def suspects(world: World) -> tuple[Pod, ...]:
         for p in world.pods
         if p.exit is None and not p.foreign and p.uid not in world.job.status.replacing and (p.deleting or p.agent is None or not p.agent.connected)
     )  # fmt: skip
+
+
+def unheard(world: World) -> tuple[Pod, ...]:
+    """Members whose agents are connected and have not said that anything is wrong."""
+    n = world.job.status.incarnation
+    reports = ((p, p.report) for p in world.pods if p.exit is None and not p.foreign)
+    return tuple(p for p, r in reports if r is not None and r.incarnation == n and r.state is AgentState.RUNNING)
 
 
 def root_cause(found: tuple[Found, ...]) -> Found:

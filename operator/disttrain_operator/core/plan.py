@@ -25,7 +25,7 @@ from disttrain_operator.core import (
 from disttrain_operator.core.actions import Action, CreateClaim, CreateService, Plan
 from disttrain_operator.core.conditions import Type
 from disttrain_operator.core.failure import Found
-from disttrain_operator.core.model import Status, World
+from disttrain_operator.core.model import Pod, Status, World
 
 
 def plan(world: World, now: datetime) -> Plan:
@@ -74,25 +74,28 @@ def _admit(world: World, now: datetime) -> Plan:
 
 
 def _failed(world: World, found: tuple[Found, ...], now: datetime) -> Plan:
-    """Somebody failed: wait for the culprit if only victims have spoken, else charge and restart."""
+    """Somebody failed: while only victims have spoken, wait for the culprit's word; then charge and restart."""
     cause = failure.root_cause(found)
     if cause.is_victim and (silent := failure.suspects(world)):
         gone = [p for p in silent if p.agent is not None and p.agent.silent_seconds >= failure.LOST_SECONDS]
         if not gone:
-            waiting = ", ".join(p.name for p in silent)
-            plan = _go_on(world, now, acting=False)
-            return replace(
-                plan,
-                wake_at=timing.earliest(plan.wake_at, now + _SETTLE),
-                reason=f"{cause.message}; waiting for news of {waiting}",
-            )
+            return _wait_for(world, silent, cause, now)
         cause = failure.lost(gone[0])
         found = (*found, *(failure.lost(p) for p in gone))
+    elif cause.is_victim and cause.seconds_ago < failure.VICTIM_SECONDS and (quiet := failure.unheard(world)):
+        return _wait_for(world, quiet, cause, now)
     return restart.restart(world, cause, _doomed(world, found), now)
 
 
-_SETTLE = timedelta(seconds=1)
-"""The kubelet looks at its containers once a second."""
+_SETTLE = timedelta(seconds=failure.VICTIM_SECONDS)
+"""Also as often as the kubelet looks at its containers."""
+
+
+def _wait_for(world: World, pods: tuple[Pod, ...], cause: Found, now: datetime) -> Plan:
+    plan = _go_on(world, now, acting=False)
+    who = ", ".join(p.name for p in pods)
+    wake = timing.earliest(plan.wake_at, now + _SETTLE)
+    return replace(plan, wake_at=wake, reason=f"{cause.message}; waiting for news of {who}")
 
 
 def _doomed(world: World, found: tuple[Found, ...]) -> tuple[str, ...]:
