@@ -38,7 +38,7 @@ check: setup ## format, lint, types, import contracts
 	@.venv/bin/lint-imports
 
 .PHONY: test-fast
-test-fast: setup ## pure, in-memory and loopback tests: seconds
+test-fast: setup ## pure, in-memory and loopback tests
 	$(STEP) "fast tests"
 	@$(PY) -m pytest -q -m 'not torch and not server and not cluster'
 
