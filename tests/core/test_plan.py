@@ -254,6 +254,7 @@ def test_suspend_deletes_the_pods_and_resume_starts_a_new_incarnation_without_a_
     assert first.actions == (DeletePod("mnist-0", "uid-0"),) and first.status.state == "Suspending"
     second = ask(replace(job, status=first.status))
     assert second.status.state == "Suspended" and second.status.start_time is None
+    assert [(e.reason, e.warning) for e in second.events] == [("Suspended", False)]
     third = ask(a_job(status=second.status))
     assert (third.status.incarnation, third.status.attempts, third.status.recoveries) == (2, 0, 0)
     assert third.status.start_time == NOW and third.actions == ()

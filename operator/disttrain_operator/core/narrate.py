@@ -25,6 +25,8 @@ _UNBOUND = "unbound immediate PersistentVolumeClaims"
 """The scheduler's words for a claim that was made a moment ago."""
 EVENTLESS = QUIET | {"WaitingForVolume"}
 """Shown in state and condition while it lasts, but nothing to alert anybody about."""
+_PAUSE = frozenset({"Suspended", "Suspending"})
+"""Said once, by the condition of that name."""
 
 
 def with_condition(
@@ -168,7 +170,7 @@ def events(old: Status, new: Status) -> tuple[Event, ...]:
 
 
 def _is_news(old: Condition | None, new: Condition) -> bool:
-    if new.reason in EVENTLESS:
+    if new.reason in EVENTLESS or (new.reason in _PAUSE and new.type is not Type.SUSPENDED):
         return False
     if old is None:
         return True
