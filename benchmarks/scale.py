@@ -123,10 +123,7 @@ def measure(env: dict[str, str], chosen: argparse.Namespace) -> dict[str, Any]:
         }  # fmt: skip
 
 
-HEADERS = {
-    "Content-Type": "application/json",
-    "Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json",
-}
+METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
 class Api:
@@ -158,7 +155,8 @@ class Api:
 
     def _send(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         data = json.dumps(body).encode() if body is not None else None
-        request = urllib.request.Request(self._root + path, data, HEADERS, method=method)
+        headers = {"Content-Type": "application/json", "Accept": METADATA_ONLY if body is None else "application/json"}
+        request = urllib.request.Request(self._root + path, data, headers, method=method)
         with urllib.request.urlopen(request, timeout=60) as reply:
             answer: dict[str, Any] = json.load(reply)
             return answer
