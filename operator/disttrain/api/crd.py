@@ -36,10 +36,10 @@ class SchemaError(Exception):
     """A model says something that a structural schema cannot; the developer must change the model."""
 
 
-def structural(model: type[BaseModel]) -> Schema:
-    """The OpenAPI v3 schema of a model, with everything inlined and Kubernetes' own extensions."""
+def structural(model: type[BaseModel], path: str = "") -> Schema:
+    """The OpenAPI v3 schema of a model, with everything inlined and Kubernetes' own extensions. `path` begins its messages."""
     raw = model.model_json_schema(by_alias=True, mode="validation")
-    return _node(raw, raw.get("$defs", {}), path="")
+    return _node(raw, raw.get("$defs", {}), path)
 
 
 def _node(raw: Schema, defs: Schema, path: str) -> Schema:
@@ -66,8 +66,6 @@ def _node(raw: Schema, defs: Schema, path: str) -> Schema:
         node["items"] = _node(raw["items"], defs, f"{path}[]")
     if isinstance(values := raw.get("additionalProperties"), dict):
         node["additionalProperties"] = _node(values, defs, f"{path}{{}}")
-    if node.get("default") == {}:
-        pass  # an empty object: its own fields' defaults fill it
     return node
 
 
@@ -118,7 +116,7 @@ def _literal(value: str | int) -> str:
 
 def crd() -> Schema:
     """The whole CustomResourceDefinition."""
-    spec, status = structural_at(DistTrainJobSpec, "spec"), structural_at(DistTrainJobStatus, "status")
+    spec, status = structural(DistTrainJobSpec, "spec"), structural(DistTrainJobStatus, "status")
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -140,12 +138,6 @@ def crd() -> Schema:
             ],
         },
     }  # fmt: skip
-
-
-def structural_at(model: type[BaseModel], path: str) -> Schema:
-    """As `structural`, with messages that name the whole path."""
-    raw = model.model_json_schema(by_alias=True, mode="validation")
-    return _node(raw, raw.get("$defs", {}), path)
 
 
 def _root(spec: Schema, status: Schema) -> Schema:

@@ -200,9 +200,4 @@ class DistTrainJobSpec(ApiModel):
     )  # fmt: skip
 
 
-def processes(spec: DistTrainJobSpec) -> int | None:
-    """Ranks per worker; None means auto."""
-    return None if isinstance(spec.processes_per_worker, str) else spec.processes_per_worker
-
-
-__all__ = ["CheckpointSpec", "CheckpointVolume", "DistTrainJobSpec", "Evaluation", "MAX_WORKERS", "processes"]
+__all__ = ["CheckpointSpec", "CheckpointVolume", "DistTrainJobSpec", "Evaluation", "MAX_WORKERS"]

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from disttrain_operator.core import group, narrate, progress, timing
 from disttrain_operator.core.actions import Action, DeleteJob, DeletePod, Plan
 from disttrain_operator.core.conditions import Type, find, is_true
-from disttrain_operator.core.model import CleanPodPolicy, Status, World
+from disttrain_operator.core.model import CleanPodPolicy, Pod, Status, World
 
 STOP_GRACE = timedelta(seconds=15)
 """After the end the agents are told to stop and exit by themselves, so that their pods keep the logs; what still runs
@@ -73,8 +73,8 @@ def _remove(world: World, now: datetime) -> Iterator[Action]:
     yield from (_delete(p) for p in world.pods if p.exit is None and not p.deleting and not p.foreign)
 
 
-def _delete(pod: object) -> DeletePod:
-    return DeletePod(pod.name, pod.uid)  # type: ignore[attr-defined]
+def _delete(pod: Pod) -> DeletePod:
+    return DeletePod(pod.name, pod.uid)
 
 
 def suspend(world: World, now: datetime) -> Plan:

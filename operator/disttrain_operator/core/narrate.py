@@ -9,7 +9,7 @@ from disttrain_contract.messages import AgentState
 from disttrain_operator.core import admission, group, progress
 from disttrain_operator.core.actions import Event
 from disttrain_operator.core.conditions import Condition, Type, find, is_true, put
-from disttrain_operator.core.model import Status, World
+from disttrain_operator.core.model import Pod, Status, World
 
 WARNINGS = frozenset(
     {(Type.ADMITTED, "False"), (Type.RESTARTING, "True"), (Type.CHECKPOINTED, "False"), (Type.RESTORE_VERIFIED, "False"), (Type.FAILED, "True")}
@@ -94,8 +94,8 @@ def _running(world: World, status: Status, now: datetime) -> Status:
     return status
 
 
-def _failed_in(pod: object, n: int) -> bool:
-    report = getattr(pod, "report", None)
+def _failed_in(pod: Pod, n: int) -> bool:
+    report = pod.report
     return report is not None and report.incarnation == n and report.state is AgentState.FAILED
 
 
