@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from disttrain_runtime.checkpoint.fence import Fence, Holder
+from disttrain_runtime.checkpoint.fence import LOCK, Fence, Holder
 from disttrain_runtime.checkpoint.manifest import Expectation, Fingerprint, ParameterShape, Sampling
 from disttrain_runtime.checkpoint.volume import Volume
 from disttrain_runtime.checkpoint.writer import Facts, write
@@ -49,3 +53,26 @@ def shelf_in(job_dir: Path) -> Shelf:
     volume.create()
     fence.claim()
     return Shelf(volume, fence)
+
+
+def state_of(value: float) -> dict[str, Any]:
+    """The state of a task whose weights are all the same."""
+    import torch
+
+    return {"model": {"w": torch.full((64,), float(value))}}
+
+
+@contextmanager
+def no_commit(shelf: Shelf) -> Iterator[None]:
+    """Somebody holds the lock: a save under way comes as far as its commit, and waits there."""
+    with (shelf.volume.job_dir / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def wait_for_draft(shelf: Shelf) -> None:
+    """Until a save lacks nothing but its commit."""
+    end = time.monotonic() + 60
+    while not list(shelf.volume.checkpoints.glob(".writing-*/manifest.json")):
+        assert time.monotonic() < end
+        time.sleep(0.005)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,51 +18,27 @@ import torch
 
 from disttrain_contract.messages import Checkpoint, CheckpointProblem
 from disttrain_runtime.checkpoint import writer_process
-from disttrain_runtime.checkpoint.fence import LOCK, Fence, Holder
+from disttrain_runtime.checkpoint.fence import Fence, Holder
 from disttrain_runtime.checkpoint.restore import assemble, verify
 from disttrain_runtime.checkpoint.saver import Saver
 from disttrain_runtime.errors import FencedError
 from support.faulty_writer import Plan
-from support.shelf import Shelf
+from support.shelf import Shelf, no_commit, state_of, wait_for_draft
 
 pytestmark = pytest.mark.torch
 
 
-@pytest.fixture
-def savers() -> Iterator[list[Saver]]:
-    """Those of a story; their processes end with it."""
-    made: list[Saver] = []
-    yield made
-    for saver in made:
-        saver.close()
+MakeSaver = Callable[..., Saver]
 
 
 @pytest.fixture
-def saver(shelf: Shelf, savers: list[Saver]) -> Saver:
-    return saver_of(shelf, savers)
-
-
-def saver_of(shelf: Shelf, savers: list[Saver], **changes: Any) -> Saver:
-    given: dict[str, Any] = {"keep": 2, "asynchronous": True, "committed": None, "rejected": ()}
-    savers.append(Saver(shelf.volume, shelf.fence, **(given | changes)))
-    return savers[-1]
-
-
-def state(value: float) -> dict[str, Any]:
-    return {"model": {"w": torch.full((64,), value)}}
+def saver(shelf: Shelf, saver_of: MakeSaver) -> Saver:
+    return saver_of(shelf)
 
 
 def weights(shelf: Shelf, step: int) -> list[float]:
     values: list[float] = assemble(verify(shelf.volume.path(step), step, shelf.expected).files)["model"]["w"].tolist()
     return values
-
-
-@contextmanager
-def no_commit(shelf: Shelf) -> Iterator[None]:
-    """Somebody holds the lock: a save under way comes as far as its commit, and waits there."""
-    with (shelf.volume.job_dir / LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def running(pid: int) -> bool:
@@ -76,7 +50,7 @@ def running(pid: int) -> bool:
 
 def test_training_goes_on_while_the_disk_is_busy(shelf: Shelf, saver: Saver) -> None:
     """The save hangs in the disk; the state changes meanwhile; what arrives is the state of the save."""
-    live = state(1.0)
+    live = state_of(1.0)
     with no_commit(shelf):
         assert saver.save(live, shelf.facts(1)) == []
         assert saver.busy
@@ -88,8 +62,8 @@ def test_training_goes_on_while_the_disk_is_busy(shelf: Shelf, saver: Saver) -> 
     assert weights(shelf, 1) == [1.0] * 64
 
 
-def test_a_save_says_what_status_needs(shelf: Shelf, savers: list[Saver]) -> None:
-    (event,) = saver_of(shelf, savers, asynchronous=False).save(state(1.0), shelf.facts(3))
+def test_a_save_says_what_status_needs(shelf: Shelf, saver_of: MakeSaver) -> None:
+    (event,) = saver_of(shelf, asynchronous=False).save(state_of(1.0), shelf.facts(3))
     assert isinstance(event, Checkpoint)
     assert (event.step, event.incarnation, event.path) == (3, 1, str(shelf.volume.path(3)))
     assert event.digest == verify(shelf.volume.path(3), 3, shelf.expected).digest
@@ -99,13 +73,13 @@ def test_a_save_says_what_status_needs(shelf: Shelf, savers: list[Saver]) -> Non
 
 
 def test_each_outcome_is_told_once(shelf: Shelf, saver: Saver) -> None:
-    saver.save(state(1.0), shelf.facts(1))
+    saver.save(state_of(1.0), shelf.facts(1))
     assert len(saver.finish()) == 1
     assert saver.finish() == saver.poll() == []
 
 
 def test_state_that_grows_is_saved_whole(shelf: Shelf, saver: Saver) -> None:
-    saver.save(state(1.0), shelf.facts(1))
+    saver.save(state_of(1.0), shelf.facts(1))
     saver.save({"model": {"w": torch.full((64,), 2.0)}, "optimizer": {"m": torch.ones(100_000)}}, shelf.facts(2))
     saver.save({"model": {"w": torch.full((64,), 3.0)}, "optimizer": {"m": torch.ones(300_000)}}, shelf.facts(3))
     saver.finish()
@@ -114,42 +88,42 @@ def test_state_that_grows_is_saved_whole(shelf: Shelf, saver: Saver) -> None:
 
 
 def test_the_disk_is_full_then_there_is_room_again(
-    shelf: Shelf, savers: list[Saver], monkeypatch: pytest.MonkeyPatch
+    shelf: Shelf, saver_of: MakeSaver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saver = saver_of(shelf, savers, asynchronous=False)
+    saver = saver_of(shelf, asynchronous=False)
     with monkeypatch.context() as patch:
         full = Plan(at=1, fault=str(errno.ENOSPC), calls=("write",), lasting=True)
         patch.setattr(writer_process, "PROGRAM", full.program())
-        (problem,) = saver.save(state(1.0), shelf.facts(1))
+        (problem,) = saver.save(state_of(1.0), shelf.facts(1))
     assert isinstance(problem, CheckpointProblem)
     assert (problem.step, problem.reason) == (1, "DiskFull")
     assert saver.committed is None
     assert list(shelf.volume.checkpoints.iterdir()) == [], "the draft is gone"
     saver.close()
-    (event,) = saver_of(shelf, savers, asynchronous=False).save(state(2.0), shelf.facts(2))
+    (event,) = saver_of(shelf, asynchronous=False).save(state_of(2.0), shelf.facts(2))
     assert isinstance(event, Checkpoint)
 
 
-def test_retention_follows_each_commit(shelf: Shelf, savers: list[Saver]) -> None:
-    saver = saver_of(shelf, savers, asynchronous=False)
+def test_retention_follows_each_commit(shelf: Shelf, saver_of: MakeSaver) -> None:
+    saver = saver_of(shelf, asynchronous=False)
     for step in range(1, 6):
-        saver.save(state(1.0), shelf.facts(step))
+        saver.save(state_of(1.0), shelf.facts(step))
     assert shelf.volume.steps() == (5, 4)
 
 
 def test_an_overtaken_saver_stops_the_run(shelf: Shelf, saver: Saver) -> None:
     Fence(shelf.volume.job_dir, Holder("uid", 2)).claim()
-    saver.save(state(1.0), shelf.facts(1))
+    saver.save(state_of(1.0), shelf.facts(1))
     with pytest.raises(FencedError, match="incarnation 1 of job uid uid was overtaken"):
         saver.finish()
     assert shelf.volume.steps() == ()
 
 
 def test_the_first_save_finds_memory_and_process_ready(shelf: Shelf, saver: Saver) -> None:
-    saver.prepare(state(0.0))
+    saver.prepare(state_of(0.0))
     pid = saver.writer_pid
     assert pid is not None
-    saver.save(state(1.0), shelf.facts(1))
+    saver.save(state_of(1.0), shelf.facts(1))
     saver.finish()
     assert saver.writer_pid == pid
     assert saver.stalled_seconds > 0
@@ -157,10 +131,10 @@ def test_the_first_save_finds_memory_and_process_ready(shelf: Shelf, saver: Save
 
 def test_a_writer_that_is_killed_in_mid_save_costs_that_save_and_nothing_else(shelf: Shelf, saver: Saver) -> None:
     """As the kernel does it when memory runs out. The next save is made by another process, which cleans up, too."""
-    saver.save(state(1.0), shelf.facts(1))
+    saver.save(state_of(1.0), shelf.facts(1))
     saver.finish()
     with no_commit(shelf):
-        saver.save(state(2.0), shelf.facts(2))
+        saver.save(state_of(2.0), shelf.facts(2))
         first = saver.writer_pid
         assert first is not None
         wait_for_draft(shelf)
@@ -170,27 +144,20 @@ def test_a_writer_that_is_killed_in_mid_save_costs_that_save_and_nothing_else(sh
     assert (problem.step, problem.reason) == (2, "WriterDied")
     assert "raise its memory limit" in problem.message
     assert saver.writer_pid not in (None, first), "another is started at once"
-    saver.save(state(3.0), shelf.facts(3))
+    saver.save(state_of(3.0), shelf.facts(3))
     (event,) = saver.finish()
     assert isinstance(event, Checkpoint)
     assert weights(shelf, 3) == [3.0] * 64
     assert sorted(p.name for p in shelf.volume.checkpoints.iterdir()) == ["step-00000001", "step-00000003"]
 
 
-def wait_for_draft(shelf: Shelf) -> None:
-    end = time.monotonic() + 60
-    while not list(shelf.volume.checkpoints.glob(".writing-*/manifest.json")):
-        assert time.monotonic() < end
-        time.sleep(0.005)
-
-
 def test_a_writer_that_dies_between_two_saves_is_replaced(shelf: Shelf, saver: Saver) -> None:
-    saver.prepare(state(0.0))
+    saver.prepare(state_of(0.0))
     assert saver.writer_pid is not None
     os.kill(saver.writer_pid, signal.SIGKILL)
     while running(saver.writer_pid):
         time.sleep(0.005)
-    events = saver.save(state(1.0), shelf.facts(1)) + saver.finish() + saver.save(state(2.0), shelf.facts(2))
+    events = saver.save(state_of(1.0), shelf.facts(1)) + saver.finish() + saver.save(state_of(2.0), shelf.facts(2))
     events += saver.finish()
     assert [e.step for e in events] == [1, 2]
     assert isinstance(events[-1], Checkpoint)
@@ -204,20 +171,20 @@ def test_a_machine_without_room_for_a_process_is_a_problem_and_no_failure(
 
     with monkeypatch.context() as patch:
         patch.setattr(writer_process.subprocess, "Popen", refused)
-        saver.prepare(state(0.0))
-        (problem,) = saver.save(state(1.0), shelf.facts(1))
+        saver.prepare(state_of(0.0))
+        (problem,) = saver.save(state_of(1.0), shelf.facts(1))
     assert isinstance(problem, CheckpointProblem)
     assert "limit of processes" in problem.message
-    saver.save(state(2.0), shelf.facts(2))
+    saver.save(state_of(2.0), shelf.facts(2))
     assert isinstance(saver.finish()[0], Checkpoint)
 
 
 def test_sigterm_to_the_writer_is_not_for_it(shelf: Shelf, saver: Saver) -> None:
     """The rank is told to stop, or a whole process group is: that is when a checkpoint matters most."""
-    saver.save(state(1.0), shelf.facts(1))
+    saver.save(state_of(1.0), shelf.facts(1))
     saver.finish()
     with no_commit(shelf):
-        saver.save(state(2.0), shelf.facts(2))
+        saver.save(state_of(2.0), shelf.facts(2))
         wait_for_draft(shelf)
         assert saver.writer_pid is not None
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -231,10 +198,10 @@ def test_a_writer_dies_with_its_rank_and_gives_the_lock_back(shelf: Shelf) -> No
     pid = os.fork()
     if pid == 0:
         made = Saver(shelf.volume, shelf.fence, keep=2, asynchronous=True, committed=None, rejected=())
-        made.save(state(1.0), shelf.facts(1))
+        made.save(state_of(1.0), shelf.facts(1))
         made.finish()
         with no_commit(shelf):
-            made.save(state(2.0), shelf.facts(2))
+            made.save(state_of(2.0), shelf.facts(2))
             wait_for_draft(shelf)
             os.write(writer, str(made.writer_pid).encode())
             signal.pause()
@@ -251,18 +218,18 @@ def test_a_writer_dies_with_its_rank_and_gives_the_lock_back(shelf: Shelf) -> No
 
 
 def test_the_writer_knows_no_torch(shelf: Shelf, saver: Saver) -> None:
-    saver.save(state(1.0), shelf.facts(1))
+    saver.save(state_of(1.0), shelf.facts(1))
     saver.finish()
     maps = Path(f"/proc/{saver.writer_pid}/maps").read_text()
     assert "libtorch" not in maps
     assert "numpy" not in maps
 
 
-def test_nothing_is_left_of_a_closed_saver(shelf: Shelf, savers: list[Saver]) -> None:
+def test_nothing_is_left_of_a_closed_saver(shelf: Shelf, saver_of: MakeSaver) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for number in range(1, 4):
-        saver = saver_of(shelf, savers)
-        saver.save(state(1.0), shelf.facts(number))
+        saver = saver_of(shelf)
+        saver.save(state_of(1.0), shelf.facts(number))
         pid = saver.writer_pid
         saver.close()
         assert pid is not None

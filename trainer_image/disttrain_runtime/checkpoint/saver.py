@@ -57,6 +57,17 @@ class Saver:
         """The process that writes; None before it is needed."""
         return self._writer.pid
 
+    def claim(self, incarnation: int) -> None:
+        """The group was formed anew around this rank: go on under the next number. A save under way stays good, because
+        it is still this process that holds the fence.
+
+        Raises FencedError when an even newer incarnation holds it.
+        """
+        self._fence = self._fence.renewed(incarnation)
+        self.stalled_seconds = 0.0
+        with suppress(OSError):  # the older claim still keeps everybody else out; the next save says what is wrong
+            self._fence.claim()
+
     def prepare(self, state: Mapping[str, Any]) -> None:
         """Make the buffers and the process before they are needed: the first save stalls no longer than the others."""
         with self._stall():
