@@ -23,7 +23,7 @@ from disttrain_runtime.checkpoint.restore import assemble, verify
 from disttrain_runtime.checkpoint.saver import Saver
 from disttrain_runtime.errors import FencedError
 from support.faulty_writer import Plan
-from support.shelf import Shelf, no_commit, state_of, wait_for_draft
+from support.shelf import Shelf, kill_a_leader_in_mid_save, no_commit, running, state_of, wait_for_draft
 
 pytestmark = pytest.mark.torch
 
@@ -39,13 +39,6 @@ def saver(shelf: Shelf, saver_of: MakeSaver) -> Saver:
 def weights(shelf: Shelf, step: int) -> list[float]:
     values: list[float] = assemble(verify(shelf.volume.path(step), step, shelf.expected).files)["model"]["w"].tolist()
     return values
-
-
-def running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_training_goes_on_while_the_disk_is_busy(shelf: Shelf, saver: Saver) -> None:
@@ -194,25 +187,7 @@ def test_sigterm_to_the_writer_is_not_for_it(shelf: Shelf, saver: Saver) -> None
 
 def test_a_writer_dies_with_its_rank_and_gives_the_lock_back(shelf: Shelf) -> None:
     """The rank is killed in the middle of a save: the next one must find neither a process nor a held lock."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        made = Saver(shelf.volume, shelf.fence, keep=2, asynchronous=True, committed=None, rejected=())
-        made.save(state_of(1.0), shelf.facts(1))
-        made.finish()
-        with no_commit(shelf):
-            made.save(state_of(2.0), shelf.facts(2))
-            wait_for_draft(shelf)
-            os.write(writer, str(made.writer_pid).encode())
-            signal.pause()
-    child = int(os.read(reader, 20))
-    assert running(child)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    end = time.monotonic() + 60
-    while running(child):
-        assert time.monotonic() < end
-        time.sleep(0.001)
+    kill_a_leader_in_mid_save(shelf)
     Fence(shelf.volume.job_dir, Holder("uid", 2)).claim()
     assert shelf.volume.steps() == (1,)
 

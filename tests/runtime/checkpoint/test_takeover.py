@@ -19,7 +19,7 @@ from disttrain_runtime.checkpoint.opening import open_volume
 from disttrain_runtime.checkpoint.restore import newest, verify
 from disttrain_runtime.checkpoint.saver import Saver
 from disttrain_runtime.errors import FencedError
-from support.shelf import Shelf, no_commit, state_of, wait_for_draft
+from support.shelf import Shelf, kill_a_leader_in_mid_save, no_commit, state_of, wait_for_draft
 
 pytestmark = pytest.mark.torch
 
@@ -107,29 +107,9 @@ def test_the_stall_is_counted_for_each_incarnation(shelf: Shelf, saver_of: MakeS
     assert saver.stalled_seconds == 0
 
 
-def dead_in_mid_save(shelf: Shelf) -> None:
-    """The leader commits step 1, and is killed when step 2 lacks nothing but its rename."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        saver = Saver(shelf.volume, shelf.fence, keep=2, asynchronous=True, committed=None, rejected=())
-        saver.save(state_of(1), shelf.facts(1))
-        saver.finish()
-        with no_commit(shelf):
-            saver.save(state_of(2), shelf.facts(2))
-            wait_for_draft(shelf)
-            os.write(writer, b".")
-            signal.pause()
-    os.read(reader, 1)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    os.close(reader)
-    os.close(writer)
-
-
 def test_another_rank_takes_over_from_a_leader_that_died_in_mid_save(shelf: Shelf, saver_of: MakeSaver) -> None:
     """It was rank 1, has the state of step 2 in memory, and needs nothing of the dead one's half-made files."""
-    dead_in_mid_save(shelf)
+    kill_a_leader_in_mid_save(shelf)
     assert drafts(shelf)
     volume, fence = open_volume(shelf.volume.job_dir, Holder("uid", 2))
     saver = saver_of(Shelf(volume, fence), committed=1)
