@@ -62,6 +62,9 @@ class CommittedCheckpoint(ApiModel):
     incarnation: int | None = Field(None, description="Which incarnation wrote it.")
     size: int | None = Field(None, alias="bytes", description="Its size on the volume.")
     seconds: float | None = Field(None, description="How long the write took.")
+    stalled_seconds: float | None = Field(
+        None, description="How long training has waited for checkpoints in that incarnation, all together."
+    )
 
 
 class CheckpointStatus(ApiModel):
@@ -111,6 +114,7 @@ class Goodput(ApiModel):
     suspended_seconds: float | None = Field(None, description="Suspended.")
     starting_seconds: float | None = Field(None, description="Pods, images, imports, up to the first step.")
     productive_seconds: float | None = Field(None, description="New steps.")
+    checkpoint_stall_seconds: float | None = Field(None, description="Training waited for a checkpoint.")
     detecting_seconds: float | None = Field(None, description="From a failure to the operator's knowledge of it.")
     recovering_seconds: float | None = Field(None, description="From there until state is restored and steps are made.")
     recomputing_seconds: float | None = Field(None, description="Steps that had been finished before a failure.")

@@ -122,6 +122,16 @@ def test_the_first_save_finds_memory_and_process_ready(shelf: Shelf, saver: Save
     assert saver.stalled_seconds > 0
 
 
+def test_each_commit_says_what_training_has_waited_so_far(shelf: Shelf, saver: Saver) -> None:
+    waited = []
+    for step in (1, 2, 3):
+        saver.save(state_of(1.0), shelf.facts(step))
+        (event,) = saver.finish()
+        assert isinstance(event, Checkpoint)
+        waited.append(event.stalled_seconds)
+    assert 0 < waited[0] < waited[1] < waited[2] == round(saver.stalled_seconds, 3)
+
+
 def test_a_writer_that_is_killed_in_mid_save_costs_that_save_and_nothing_else(shelf: Shelf, saver: Saver) -> None:
     """As the kernel does it when memory runs out. The next save is made by another process, which cleans up, too."""
     saver.save(state_of(1.0), shelf.facts(1))

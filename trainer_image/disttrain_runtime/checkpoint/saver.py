@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from disttrain_contract.messages import Checkpoint, CheckpointProblem
@@ -110,7 +111,7 @@ class Saver:
         self._flight = None
         if isinstance(event, Checkpoint):
             self.committed = event.step
-            return [event]
+            return [replace(event, stalled_seconds=round(self.stalled_seconds, 3))]
         if event.reason == FENCED:
             raise FencedError(event.message)
         return [event]
