@@ -21,17 +21,14 @@ CHANGES = ("open", "write", "fsync", "close", "mkdir", "rename", "replace", "rmd
 
 @dataclass(frozen=True)
 class Plan:
-    """What happens at which call; `before` it is done, or after."""
+    """What happens instead of which call."""
 
     at: int
     fault: str
-    """`kill`, or the number of an OSError."""
-    before: bool = True
+    """`kill`, `power` (what was not flushed is lost, too), or the number of an OSError."""
     calls: tuple[str, ...] = CHANGES
     lasting: bool = False
     """All calls from there on, too."""
-    count_in: str = ""
-    """A file that gets the number of calls."""
 
     def program(self) -> str:
         """What to run instead of the writer's own."""
@@ -56,7 +53,8 @@ def main(text: str) -> None:
 class _Watch:
     def __init__(self, plan: Plan) -> None:
         self.plan, self.count, self.on = plan, 0, False
-        self._open, self._write = os.open, os.write
+        self._unflushed: dict[int, int] = {}
+        """Files that were created and not flushed yet: inode → a descriptor that follows them through every rename."""
 
     def armed(self, request: Any) -> Any:
         """From the first request on, every call counts."""
@@ -68,20 +66,27 @@ class _Watch:
             if not self.on:
                 return real(*args, **kwargs)
             self.count += 1
-            if self.plan.count_in:
-                Path(self.plan.count_in).write_text(str(self.count))
             hit = self.count == self.plan.at or (self.plan.lasting and self.count > self.plan.at)
-            if hit and self.plan.before:
-                self._strike()
-            result = real(*args, **kwargs)
             if hit:
                 self._strike()
+            result = real(*args, **kwargs)
+            if self.plan.fault == "power":
+                self._note(real.__name__, args, result)
             return result
 
         return call
 
+    def _note(self, name: str, args: tuple[Any, ...], result: Any) -> None:
+        if name == "open" and args[1] & os.O_EXCL:  # the lock is no content, and a copy of its descriptor would hold it
+            self._unflushed[os.fstat(result).st_ino] = os.dup(result)
+        elif name == "fsync":
+            self._unflushed.pop(os.fstat(args[0]).st_ino, None)
+
     def _strike(self) -> None:
-        if self.plan.fault == "kill":
+        if self.plan.fault == "power":
+            for fd in self._unflushed.values():
+                os.ftruncate(fd, 0)
+        if self.plan.fault in ("kill", "power"):
             os.kill(os.getpid(), signal.SIGKILL)
         number = int(self.plan.fault)
         raise OSError(number, os.strerror(number))
