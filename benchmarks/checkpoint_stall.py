@@ -253,7 +253,11 @@ def main() -> None:
         print(f"{arm:<20}" + "".join(f"  {what} {value:>8}" for what, value in row.items()))
     RESULTS.mkdir(exist_ok=True)
     about = {"bytes": size, "tensors": len(tensors_of(state)), "rounds": options.rounds, "seed": options.seed}
-    about |= {"torch": torch.__version__, "cores": os.cpu_count(), "load": [round(load, 1), round(os.getloadavg()[0], 1)]}
+    about |= {
+        "torch": torch.__version__,
+        "cores": os.cpu_count(),
+        "load": [round(load, 1), round(os.getloadavg()[0], 1)],
+    }
     result = {"about": about, "summary": table, "seconds": found}
     (RESULTS / "checkpoint_stall.json").write_text(json.dumps(result, indent=1) + "\n")
     plot(found, f"Checkpoint of {size / 1e6:.0f} MB: stall", RESULTS / "checkpoint_stall.png")

@@ -26,8 +26,8 @@ OTHER = "sha256:" + "b" * 64
         (replace(SAME, step=5, digest=OTHER, skipped=("step 10: torn",)), True, "SkippedCorrupt"),
         (Restore(step=0, source="none"), False, "CommittedMissing"),
         (Restore(step=0, source="none", skipped=("step 10: torn",)), False, "NothingVerified"),
-        (Restore(step=12, source="survivor"), True, "Verified"),
-        (Restore(step=9, source="survivor"), True, "Verified"),
+        (Restore(step=12, source="survivor"), True, "FromSurvivor"),
+        (Restore(step=9, source="survivor"), True, "FromSurvivor"),
     ],
 )
 def test_what_was_restored_is_compared_with_what_was_committed(start: Restore, holds: bool, reason: str) -> None:

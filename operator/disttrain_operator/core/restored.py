@@ -13,11 +13,13 @@ def verdict(incarnation: int, start: Restore, recorded: Checkpoint | None) -> Ve
     was judged before."""
     if recorded is not None and recorded.incarnation >= incarnation:
         return None
+    goes_on = f"incarnation {incarnation} goes on from step {start.step}"
+    if start.source == "survivor":
+        return True, "FromSurvivor", f"{goes_on}, which a living rank held"
     skipped = f"; skipped: {'; '.join(start.skipped)}" if start.skipped else ""
     if start.source == "none" and start.skipped:
         return False, "NothingVerified", f"no checkpoint verified, training starts at step 0{skipped}"
-    goes_on = f"incarnation {incarnation} goes on from step {start.step}"
-    if start.source in ("none", "volume") and recorded is not None:
+    if recorded is not None:
         if start.step < recorded.step and not start.skipped:
             where = (
                 f"step {recorded.step} was committed as {recorded.digest}, but {recorded.path} is not there any more"

@@ -35,7 +35,7 @@ def test_a_leader_that_survives_saves_on_under_the_next_incarnation(shelf: Shelf
     saver.save(state_of(1), shelf.facts(1))
     saver.finish()
     pid = saver.writer_pid
-    saver.claim(2)
+    saver.claim(Holder("uid", 2))
     saver.save(state_of(2), shelf.facts(2))
     (event,) = saver.finish()
     assert isinstance(event, Checkpoint)
@@ -53,7 +53,7 @@ def test_a_save_that_was_under_way_is_neither_lost_nor_fenced(shelf: Shelf, save
     assert writer is not None
     os.kill(writer, signal.SIGSTOP)  # it takes its time
     saver.save(state_of(5), shelf.facts(5))
-    saver.claim(2)
+    saver.claim(Holder("uid", 2))
     os.kill(writer, signal.SIGCONT)
     (event,) = saver.finish()
     assert isinstance(event, Checkpoint)
@@ -66,12 +66,12 @@ def test_a_save_that_was_under_way_is_neither_lost_nor_fenced(shelf: Shelf, save
 def test_nobody_else_of_the_old_incarnation_can_commit_after_the_claim(shelf: Shelf, saver_of: MakeSaver) -> None:
     """Another process under the very number that the claimant had: a zombie, however it came to be."""
     saver, zombie = saver_of(shelf), saver_of(Shelf(shelf.volume, Fence(shelf.volume.job_dir, Holder("uid", 1))))
-    saver.claim(2)
+    saver.claim(Holder("uid", 2))
     zombie.save(state_of(3), shelf.facts(3))
     with pytest.raises(FencedError):
         zombie.finish()
     with pytest.raises(FencedError):
-        zombie.claim(1)
+        zombie.claim(Holder("uid", 1))
     assert shelf.volume.steps() == ()
 
 
@@ -79,7 +79,7 @@ def test_a_leader_that_was_overtaken_cannot_claim(shelf: Shelf, saver_of: MakeSa
     saver = saver_of(shelf)
     open_volume(shelf.volume.job_dir, Holder("uid", 3))
     with pytest.raises(FencedError, match="incarnation 2 .* was overtaken.*incarnation 3"):
-        saver.claim(2)
+        saver.claim(Holder("uid", 2))
 
 
 def test_a_disk_that_is_sick_at_the_claim_does_not_stop_training(shelf: Shelf, saver_of: MakeSaver) -> None:
@@ -87,7 +87,7 @@ def test_a_disk_that_is_sick_at_the_claim_does_not_stop_training(shelf: Shelf, s
     saver, lock = saver_of(shelf), shelf.volume.job_dir / LOCK
     lock.unlink()
     lock.mkdir()
-    saver.claim(2)
+    saver.claim(Holder("uid", 2))
     saver.save(state_of(1), shelf.facts(1))
     (problem,) = saver.finish()
     assert isinstance(problem, CheckpointProblem)
@@ -103,7 +103,7 @@ def test_the_stall_is_counted_for_each_incarnation(shelf: Shelf, saver_of: MakeS
     saver.save(state_of(1), shelf.facts(1))
     saver.finish()
     assert saver.stalled_seconds > 0
-    saver.claim(2)
+    saver.claim(Holder("uid", 2))
     assert saver.stalled_seconds == 0
 
 
@@ -142,7 +142,7 @@ def test_a_leader_that_leads_again_starts_afresh(shelf: Shelf, saver_of: MakeSav
     saver.save(state_of(1), shelf.facts(1))
     saver.close()
     saver.close()
-    saver.claim(3)
+    saver.claim(Holder("uid", 3))
     saver.save(state_of(2), shelf.facts(2))
     assert isinstance(saver.finish()[0], Checkpoint)
 

@@ -45,9 +45,9 @@ class Fence:
         self._path, self._lock, self.holder = job_dir / FENCE, job_dir / LOCK, holder
         self.claimant = claimant or uuid.uuid4().hex
 
-    def renewed(self, incarnation: int) -> Fence:
+    def renewed(self, holder: Holder) -> Fence:
         """The same claimant's fence for a later incarnation."""
-        return Fence(self._path.parent, Holder(self.holder.job_uid, incarnation), self.claimant)
+        return Fence(self._path.parent, holder, self.claimant)
 
     def claim(self) -> None:
         """Become the holder. Always writes, so it also proves that the volume can be written.

@@ -14,7 +14,7 @@ from typing import Any
 
 from disttrain_contract.messages import Checkpoint, CheckpointProblem
 from disttrain_runtime.checkpoint.buffers import Buffers
-from disttrain_runtime.checkpoint.fence import Fence
+from disttrain_runtime.checkpoint.fence import Fence, Holder
 from disttrain_runtime.checkpoint.save_request import SaveRequest
 from disttrain_runtime.checkpoint.volume import Volume
 from disttrain_runtime.checkpoint.writer import Facts
@@ -58,13 +58,13 @@ class Saver:
         """The process that writes; None before it is needed."""
         return self._writer.pid
 
-    def claim(self, incarnation: int) -> None:
-        """The group was formed anew around this rank: go on under the next number. A save under way stays good, because
+    def claim(self, holder: Holder) -> None:
+        """The group was formed anew around this rank: go on under its number. A save under way stays good, because
         it is still this process that holds the fence.
 
         Raises FencedError when an even newer incarnation holds it.
         """
-        self._fence = self._fence.renewed(incarnation)
+        self._fence = self._fence.renewed(holder)
         self.stalled_seconds = 0.0
         with suppress(OSError):  # the older claim still keeps everybody else out; the next save says what is wrong
             self._fence.claim()
