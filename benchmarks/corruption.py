@@ -173,7 +173,7 @@ def mix_steps(rng: random.Random, files: Files, older: Files) -> None:
 
 def hostile_header(rng: random.Random, files: Files, _: Files) -> None:
     """A safetensors file that lies about itself, under a manifest that was signed anew."""
-    size = rng.choice([0, 7, 8, 255, 256, 257, 2**20, 2**31, 2**32 + 256, 2**53, 2**63 - 1, 2**64 - 1])
+    size = rng.choice([0, 7, 8, 63, 65, 256, 257, 2**20, 2**31, 2**32 + 256, 2**53, 2**63 - 1, 2**64 - 1])
     entry: dict[str, object] = {"dtype": "F32", "shape": [64], "data_offsets": [0, 256]}
     entry[rng.choice(["dtype", "shape", "data_offsets"])] = rng.choice(
         [

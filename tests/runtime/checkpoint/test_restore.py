@@ -114,6 +114,17 @@ def test_a_forged_file_with_a_right_digest_is_still_not_loaded(shelf: Shelf, nam
     assert "its contents cannot be read" in found.skipped[0]
 
 
+def test_a_forged_file_whose_tensors_would_not_load_is_not_accepted(shelf: Shelf) -> None:
+    """A right digest, a right header, sixty-four numbers: but another shape than the manifest says."""
+    shelf.save(10)
+    header = b'{"w":{"dtype":"F32","shape":[8,8],"data_offsets":[0,256]}}'
+    forge(shelf.save(20), "model.safetensors", struct.pack("<Q", len(header)) + header + bytes(256))
+    found = newest(shelf.volume, shelf.expected)
+    assert found.verified is not None
+    assert found.verified.manifest.step == 10
+    assert "not those that its manifest names" in found.skipped[0]
+
+
 def test_drafts_trash_and_strangers_are_not_looked_at(shelf: Shelf) -> None:
     good = shelf.save(10)
     for name in (
