@@ -260,6 +260,16 @@ def test_suspend_deletes_the_pods_and_resume_starts_a_new_incarnation_without_a_
     assert third.status.start_time == NOW and third.actions == ()
 
 
+def test_a_suspension_says_what_could_not_be_saved_in_time():
+    job = a_job(workers=1, status=running(), suspend=True)
+    stopping = ask(job, a_pod(0, a_report(step=41, checkpoint=a_checkpoint(38)), deleting=True))
+    late = ask(replace(job, status=stopping.status))
+    assert "suspended at step 41, 3 steps lost: set spec.suspend" in condition(late, Type.SUSPENDED).message
+    in_time = a_pod(0, a_report(step=41, checkpoint=a_checkpoint(41)), deleting=True)
+    saved = ask(replace(job, status=ask(replace(job, status=stopping.status), in_time).status))
+    assert "suspended at step 41, 0 steps lost" in condition(saved, Type.SUSPENDED).message
+
+
 def test_a_job_that_is_born_suspended_makes_nothing_until_it_is_resumed():
     born = ask(a_job(suspend=True))
     assert born.status.state == "Suspended" and born.status.incarnation == 0 and born.actions == ()

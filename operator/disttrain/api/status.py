@@ -62,6 +62,9 @@ class CommittedCheckpoint(ApiModel):
     incarnation: int | None = Field(None, description="Which incarnation wrote it.")
     size: int | None = Field(None, alias="bytes", description="Its size on the volume.")
     seconds: float | None = Field(None, description="How long the write took.")
+    stalled_seconds: float | None = Field(
+        None, description="How long training has waited for checkpoints in that incarnation, all together."
+    )
 
 
 class CheckpointStatus(ApiModel):
@@ -84,7 +87,10 @@ class RecoveryEvent(ApiModel):
     failed_at: Time | None = Field(None, description="When the operator heard of it.")
     step: int | None = Field(None, description="The last step seen before it.")
     restored_step: int | None = Field(None, description="The step that training went on from.")
-    source: str | None = Field(None, description="Where the state came from: survivor (the memory of a living rank), volume, or none for step 0.")
+    source: str | None = Field(
+        None,
+        description="Where the state came from: survivor (the memory of a living rank), volume, or none for step 0.",
+    )
     recover_seconds: float | None = Field(None, description="From the failure to the first new step.")
     lost_steps: int | None = Field(None, description="Finished steps that had to be run again.")
 
@@ -111,6 +117,7 @@ class Goodput(ApiModel):
     suspended_seconds: float | None = Field(None, description="Suspended.")
     starting_seconds: float | None = Field(None, description="Pods, images, imports, up to the first step.")
     productive_seconds: float | None = Field(None, description="New steps.")
+    checkpoint_stall_seconds: float | None = Field(None, description="Training waited for a checkpoint.")
     detecting_seconds: float | None = Field(None, description="From a failure to the operator's knowledge of it.")
     recovering_seconds: float | None = Field(None, description="From there until state is restored and steps are made.")
     recomputing_seconds: float | None = Field(None, description="Steps that had been finished before a failure.")

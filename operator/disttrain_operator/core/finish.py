@@ -88,13 +88,22 @@ def suspend(world: World, now: datetime) -> Plan:
             status = narrate.with_condition(world, status, Type.RUNNING, False, "Suspending", message, now)
         status = narrate.with_condition(world, status, Type.SUSPENDED, False, "Suspending", message, now)
     else:
-        message = "suspended: set spec.suspend to false to go on"
+        message = f"suspended{_where(status)}: set spec.suspend to false to go on"
         for kind in (Type.RUNNING, Type.WORKERS_READY):
             if find(status.conditions, kind) is not None:
                 status = narrate.with_condition(world, status, kind, False, "Suspended", message, now)
         status = replace(status, start_time=None, restart_after=None, replacing=())
         status = narrate.with_condition(world, status, Type.SUSPENDED, True, "Suspended", message, now)
     return Plan(status=status, actions=actions, reason=message)
+
+
+def _where(status: Status) -> str:
+    """Where training stopped, and what of it was not saved in time."""
+    if status.progress is None:
+        return ""
+    saved = status.checkpoint.step if status.checkpoint is not None else 0
+    lost = max(0, status.progress.step - saved)
+    return f" at step {status.progress.step}, {lost} {'step' if lost == 1 else 'steps'} lost"
 
 
 def was_suspended(status: Status) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from disttrain_contract.messages import AgentState
-from disttrain_operator.core import admission, group, progress
+from disttrain_operator.core import admission, group, progress, restored
 from disttrain_operator.core.actions import Event
 from disttrain_operator.core.conditions import Condition, Type, find, is_true, put
 from disttrain_operator.core.model import Pod, Status, World
@@ -123,26 +123,8 @@ def _checkpointed(world: World, status: Status, now: datetime) -> Status:
 
 def _restore_verified(world: World, status: Status, now: datetime) -> Status:
     start = progress.restored(world)
-    if start is None or (start.source == "none" and not start.skipped):
-        return status
-    skipped = f"; skipped: {'; '.join(start.skipped)}" if start.skipped else ""
-    if start.source == "none":
-        return with_condition(
-            world,
-            status,
-            Type.RESTORE_VERIFIED,
-            False,
-            "NothingVerified",
-            f"no checkpoint verified, training starts at step 0{skipped}",
-            now,
-        )
-    if start.source == "survivor":
-        message = f"incarnation {status.incarnation} goes on from step {start.step}, which a living rank held"
-        return with_condition(world, status, Type.RESTORE_VERIFIED, True, "FromSurvivor", message, now)
-    message = f"incarnation {status.incarnation} goes on from step {start.step}, digest {start.digest[:19]}… verified{skipped}"
-    return with_condition(
-        world, status, Type.RESTORE_VERIFIED, True, "SkippedCorrupt" if start.skipped else "Verified", message, now
-    )
+    said = restored.verdict(status.incarnation, start, world.job.status.checkpoint) if start is not None else None
+    return with_condition(world, status, Type.RESTORE_VERIFIED, *said, now) if said is not None else status
 
 
 def state(status: Status) -> str:

@@ -33,7 +33,8 @@ def plan(world: World, now: datetime) -> Plan:
     decided = _decide(world, now)
     status = replace(decided.status, state=narrate.state(decided.status))
     if decided.status is not world.job.status:  # a job that is not ours is not clocked either
-        status = replace(status, goodput=goodput.turn(status.goodput, goodput.bucket_of(status), now))
+        ledger = goodput.stalled(status.goodput, world.job.status.checkpoint, status.checkpoint, now)
+        status = replace(status, goodput=goodput.turn(ledger, goodput.bucket_of(status), now))
     said = narrate.events(world.job.status, status)
     return replace(decided, status=status, events=decided.events + said)
 

@@ -177,6 +177,7 @@ def _checkpoint(checkpoint: Checkpoint) -> Wire:
         incarnation=_whole(checkpoint.incarnation) or 0,
         bytes=_whole(checkpoint.bytes) or 0,
         seconds=measured(checkpoint.seconds) or 0.0,
+        stalledSeconds=measured(checkpoint.stalled_seconds) or 0.0,
     )
 
 
@@ -192,6 +193,7 @@ def _read_checkpoint(wire: Mapping[str, Any]) -> Checkpoint | None:
         time=raw.text(wire, "time") or "",
         bytes=raw.integer(wire, "bytes") or 0,
         seconds=raw.number(wire, "seconds") or 0.0,
+        stalled_seconds=raw.number(wire, "stalledSeconds") or 0.0,
     )
 
 
