@@ -59,7 +59,7 @@ def test_lists_and_maps_that_users_write_are_bounded() -> None:
 @pytest.mark.parametrize(
     "field",
     [
-        "spec.runtimeRef", "spec.elastic", "spec.standby", "spec.queueName", "spec.strategy.compression", "spec.strategy.privacy",
+        "spec.runtimeRef", "spec.elastic", "spec.queueName", "spec.strategy.compression", "spec.strategy.privacy",
         "spec.strategy.parallelism.pipeline", "spec.strategy.parallelism.tensor", "spec.strategy.parallelism.shard",
         "spec.strategy.synchronization.method", "spec.checkpoint.remote",
         "spec.recovery.hangTimeoutSeconds", "spec.recovery.rules[].onLog", "spec.recovery.rules[].action",

@@ -42,6 +42,8 @@ class Agent:
     """One agent and its rank."""
 
     index: int
+    rank: int | None = None
+    """Its place in the group it has joined."""
     joined: int = 0
     seen: int = 0
     state: AgentState = AgentState.IDLE
@@ -180,25 +182,25 @@ class World:
             agent.state = AgentState.STOPPED
             self.end(agent, 143)
         elif told.incarnation > agent.joined:
-            agent.state, agent.failure = AgentState.IDLE, None
+            agent.state, agent.failure, agent.rank = AgentState.IDLE, None, None
             if told.membership is not None:
-                agent.joined, agent.state = told.incarnation, AgentState.RUNNING
+                agent.joined, agent.state, agent.rank = told.incarnation, AgentState.RUNNING, told.group_rank
 
     def report(self, agent: Agent) -> Report:
-        leads = agent.index == 0 and agent.joined == self.training.by and agent.joined > 0
+        leads = agent.rank == 0 and agent.joined == self.training.by and agent.joined > 0
         source = "volume" if self.training.started_from else "none"
         restore = Restore(step=self.training.started_from, source=source, digest="d") if leads else None
         return Report(
-            incarnation=agent.joined, state=agent.state, failure=agent.failure, restore=restore,
+            incarnation=agent.seen, state=agent.state, failure=agent.failure, restore=restore,
             progress=Progress(step=self.training.step, total_steps=STEPS) if leads else None,
-            checkpoint=self.training.saved if agent.index == 0 else None,
+            checkpoint=self.training.saved if leads else None,
         )  # fmt: skip
 
     def _train(self) -> None:
         at_work = [a for a in self.agents.values() if a.state is AgentState.RUNNING and not a.cut_off]
         for incarnation in {a.joined for a in at_work}:
             ranks = [a for a in at_work if a.joined == incarnation]
-            if len({a.index for a in ranks}) == self.workers:
+            if {a.rank for a in ranks} == set(range(self.workers)):
                 self._step(incarnation, ranks)
             elif incarnation == self.training.by:
                 for victim in ranks:
@@ -229,7 +231,12 @@ class World:
         """A rank raises; its agent stays and says so."""
         agent.state = AgentState.FAILED
         agent.failure = Failure(
-            rank=agent.index, local_rank=0, exit_code=1, failure_class=kind, message=message, step=self.training.step
+            rank=agent.rank if agent.rank is not None else agent.index,
+            local_rank=0,
+            exit_code=1,
+            failure_class=kind,
+            message=message,
+            step=self.training.step,
         )
 
     def end(self, agent: Agent, code: int) -> None:

@@ -17,6 +17,9 @@ IMPLEMENTED = "x-disttrain-implemented"
 IMMUTABLE = "x-disttrain-immutable"
 RULES = "x-kubernetes-validations"
 
+MAX_WORKERS = 1024
+"""The largest group: names, seats and counts in status are bounded by it."""
+
 
 class ApiModel(BaseModel):
     """Base of every API type: camelCase on the wire, unknown fields are errors, values never change."""

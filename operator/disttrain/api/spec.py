@@ -8,11 +8,10 @@ from pydantic import ConfigDict, Field
 
 from disttrain.api.pod import EnvVar, PodTemplate, Resources, Toleration, Volume
 from disttrain.api.recovery import Recovery
-from disttrain.api.schema import ApiModel, DnsName, Quantity, Rule, immutable, not_implemented, rules
+from disttrain.api.schema import MAX_WORKERS, ApiModel, DnsName, Quantity, Rule, immutable, not_implemented, rules
 from disttrain.api.strategy import Strategy
 from disttrain_contract import env
 
-MAX_WORKERS = 1024
 MAX_PROCESSES = 64
 
 
@@ -141,7 +140,13 @@ class DistTrainJobSpec(ApiModel):
     elastic: Elastic | None = Field(
         None, description="Let the job shrink and grow.", json_schema_extra=not_implemented()
     )
-    standby: int | None = Field(None, ge=0, le=64, description="Warm spare pods.", json_schema_extra=not_implemented())
+    standby: int | None = Field(
+        None,
+        ge=0,
+        le=64,
+        description="Spare pods that wait with torch imported. When a worker's pod is lost, one of them takes its place at once and "
+        "a new standby is made behind it. They ask for the same resources as workers. May be changed at any time.",
+    )
     resources: Resources | None = Field(
         None, description="CPU, memory and GPUs of each worker, as in a container.", json_schema_extra=immutable()
     )

@@ -51,8 +51,9 @@ def _pods(job: Job, indices: list[int]) -> str:
     names = first if first == last else f"{first} … {last}"
     spec = pod.pod(job, 0, 1, pod.Stream(url=""))["spec"]
     (container,) = spec["containers"]
+    spare = f" ({words.plural(job.spec.standby, 'standby')} among them)" if job.spec.standby else ""
     return (
-        f"{words.plural(len(indices), 'pod')} {names}: {container['image']}, {_resources(container)}, "
+        f"{words.plural(len(indices), 'pod')} {names}{spare}: {container['image']}, {_resources(container)}, "
         f"/dev/shm {pod.shared_memory(job)}, {run.grace_seconds(job)} s to save and end"
     )
 
@@ -112,7 +113,8 @@ def _answer(job: Job, outcome: preview.Outcome) -> str:
     if outcome.ends:
         return "the job fails at once"
     state = "the newest checkpoint" if job.spec.claim is not None else "step 0"
-    return f"all ranks restart from {state} as the next incarnation, {'charged' if outcome.charged else 'not charged'}"
+    first = "a standby takes its place, " if outcome.promotes else ""
+    return f"{first}all ranks restart from {state} as the next incarnation, {'charged' if outcome.charged else 'not charged'}"
 
 
 def ends(job: Job) -> Iterator[str]:

@@ -20,6 +20,7 @@ from disttrain_operator.core import (
     narrate,
     progress,
     restart,
+    standby,
     timing,
 )
 from disttrain_operator.core.actions import Action, CreateClaim, CreateService, Plan
@@ -69,7 +70,9 @@ def _admit(world: World, now: datetime) -> Plan:
     message = f"{job.spec.workers} workers"
     status = narrate.with_condition(world, status, Type.ADMITTED, True, "Accepted", f"accepted: {message}", now)
     return Plan(
-        status=replace(status, incarnation=1, start_time=now), wake_at=now, reason=f"start incarnation 1 with {message}"
+        status=replace(status, incarnation=1, start_time=now, seats=group.in_order(job)),
+        wake_at=now,
+        reason=f"start incarnation 1 with {message}",
     )
 
 
@@ -99,9 +102,9 @@ def _wait_for(world: World, pods: tuple[Pod, ...], cause: Found, now: datetime) 
 
 
 def _doomed(world: World, found: tuple[Found, ...]) -> tuple[str, ...]:
-    """Pods that cannot be used again: dead, lost, or on their way out. A pod whose ranks failed but whose agent lives stays."""
-    missing = {f.pod_uid for f in found if f.failure_class in (FailureClass.NODE, FailureClass.POD)}
-    return tuple(p.uid for p in world.pods if not p.foreign and (p.dead or p.deleting or p.uid in missing))
+    """Members that cannot be used again: ended, lost, or on their way out. A pod whose ranks failed but whose agent lives stays."""
+    gone = {f.pod_uid for f in found if f.failure_class in (FailureClass.NODE, FailureClass.POD)}
+    return tuple(p.uid for p in group.seated(world) if p.exit or p.lost or p.deleting or p.uid in gone)
 
 
 def _go_on(world: World, now: datetime, *, acting: bool = True) -> Plan:
@@ -109,20 +112,24 @@ def _go_on(world: World, now: datetime, *, acting: bool = True) -> Plan:
     job, status = world.job, progress.fold(world, now)
     present = {p.uid for p in world.pods}
     status = replace(status, replacing=tuple(u for u in status.replacing if u in present))
+    status = standby.replaced(world, status, now)
     status = narrate.observed(world, status, now)
-    if all(
-        i in (found := group.members(world)) and group.is_finished(found[i], status.incarnation)
-        for i in range(job.spec.workers)
-    ):
+    finished = [p for p in group.members(world).values() if group.is_finished(p, status.incarnation)]
+    if len(finished) == len(group.seats(job)):
         return finish.succeed(world, status, now)
     if (deadline := _startup(world)) is not None and deadline <= now:
         return finish.fail(world, status, now, "StartupDeadlineExceeded", _not_started(world, status))
     held = status.restart_after is not None and now < status.restart_after
     together = None if held or group.unequal(world) else group.membership(world)
     actions: tuple[Action, ...] = (
-        (*_children(world), *group.replacements(world), *group.assignments(world, together)) if acting else ()
+        (*_children(world), *group.replacements(world, now), *group.assignments(world, together)) if acting else ()
     )
-    wake = timing.earliest(status.restart_after if held else None, timing.active_deadline(job), deadline)
+    wake = timing.earliest(
+        status.restart_after if held else None,
+        timing.active_deadline(job),
+        deadline,
+        standby.wake_at(world, status, now),
+    )
     return Plan(status=status, actions=actions, wake_at=wake, reason=_sentence(status, held))
 
 
