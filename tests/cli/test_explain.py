@@ -42,6 +42,13 @@ def test_standbys_are_made_too_and_take_the_place_of_a_lost_pod(explained: Calla
     assert "the program fails: all ranks restart" in said
 
 
+def test_an_elastic_job_says_how_small_it_may_become(explained: Callable[..., str]) -> None:
+    said = explained(elastic={"minWorkers": 2, "maxWorkers": 4})
+    assert "the group goes on with 2 workers, down to 2, and grows when the pods are back" in said
+    rigid = explained(elastic={"minWorkers": 3, "maxWorkers": 4})
+    assert "nothing to give, fewer than 3 workers are not allowed" in rigid
+
+
 def test_a_named_claim_is_used_and_not_made(explained: Callable[..., str]) -> None:
     said = explained(checkpoint={"volume": {"claimName": "disk"}})
     assert "disk must be there already" in said
@@ -143,6 +150,7 @@ GOOD = {"image": "x", "command": ["a"]}
         ({"command": []}, "spec: set exactly one of entrypoint"),
         ({"entrypoint": "a:b"}, "spec: set exactly one of entrypoint"),
         ({"env": [{"name": "RANK", "value": "1"}]}, "spec.env sets a name that the runtime sets itself"),
+        ({"elastic": {"minWorkers": 4, "maxWorkers": 5}}, "spec.workers must be between spec.elastic.minWorkers and"),
         ({"queueName": "q"}, "spec.queueName: not implemented yet: spec.queueName"),
         (
             {"strategy": {"synchronization": {"method": "gossip"}}},

@@ -39,6 +39,16 @@ async def test_a_standby_takes_the_place_of_a_lost_pod_and_another_one_is_made_b
     await world.until(lambda w: set(w.kube.named(PODS)) == {"mnist-0", "mnist-2", "mnist-3"})
 
 
+async def test_an_elastic_job_goes_on_smaller_and_grows_again() -> None:
+    world = World(elastic={"minWorkers": 2, "maxWorkers": 3}, faults={5: pod_vanishes(1)}, steps=60)
+    await world.until(lambda w: w.status.seats == (0, 2) and w.training.by == 2)
+    assert world.status.workers.desired == 3
+    await world.until(lambda w: w.training.by == 3)
+    assert world.status.seats == (0, 2, 1) and world.by_index(1).rank == 2
+    assert (await finished(world)).status.state == "Succeeded"
+    assert (world.status.incarnation, world.status.recoveries, world.status.attempts) == (3, 1, 0)
+
+
 async def test_a_job_at_rest_with_standbys_costs_no_write() -> None:
     world = World(standby=2)
     await world.until(lambda w: w.training.step >= 3 and w.status.workers.standby == 2)

@@ -44,6 +44,8 @@ class Agent:
     index: int
     rank: int | None = None
     """Its place in the group it has joined."""
+    size: int = 0
+    """Of that group."""
     joined: int = 0
     seen: int = 0
     state: AgentState = AgentState.IDLE
@@ -68,8 +70,14 @@ class Training:
 class World:
     """`faults[step]` happens once, when training has reached that step."""
 
-    def __init__(self, workers: int = 3, faults: dict[int, Callable[[World], None]] | None = None, **spec: object) -> None:  # fmt: skip
-        self.kube, self.now, self.workers = FakeKube(), NOW, workers
+    def __init__(
+        self,
+        workers: int = 3,
+        faults: dict[int, Callable[[World], None]] | None = None,
+        steps: int = STEPS,
+        **spec: object,
+    ) -> None:
+        self.kube, self.now, self.steps = FakeKube(), NOW, steps
         self.agents: dict[str, Agent] = {}
         self.training = Training()
         self.faults = dict(faults or {})
@@ -184,7 +192,8 @@ class World:
         elif told.incarnation > agent.joined:
             agent.state, agent.failure, agent.rank = AgentState.IDLE, None, None
             if told.membership is not None:
-                agent.joined, agent.state, agent.rank = told.incarnation, AgentState.RUNNING, told.group_rank
+                agent.joined, agent.state = told.incarnation, AgentState.RUNNING
+                agent.rank, agent.size = told.group_rank, told.membership.workers
 
     def report(self, agent: Agent) -> Report:
         leads = agent.rank == 0 and agent.joined == self.training.by and agent.joined > 0
@@ -192,7 +201,7 @@ class World:
         restore = Restore(step=self.training.started_from, source=source, digest="d") if leads else None
         return Report(
             incarnation=agent.seen, state=agent.state, failure=agent.failure, restore=restore,
-            progress=Progress(step=self.training.step, total_steps=STEPS) if leads else None,
+            progress=Progress(step=self.training.step, total_steps=self.steps) if leads else None,
             checkpoint=self.training.saved if leads else None,
         )  # fmt: skip
 
@@ -200,7 +209,7 @@ class World:
         at_work = [a for a in self.agents.values() if a.state is AgentState.RUNNING and not a.cut_off]
         for incarnation in {a.joined for a in at_work}:
             ranks = [a for a in at_work if a.joined == incarnation]
-            if {a.rank for a in ranks} == set(range(self.workers)):
+            if {a.rank for a in ranks} == set(range(max(a.size for a in ranks))):
                 self._step(incarnation, ranks)
             elif incarnation == self.training.by:
                 for victim in ranks:
@@ -218,7 +227,7 @@ class World:
             training.saved = Checkpoint(step=training.step, digest="d", path="p", incarnation=incarnation, time="")
         if (fault := self.faults.pop(training.step, None)) is not None:
             fault(self)
-        elif training.step >= STEPS:
+        elif training.step >= self.steps:
             for rank in ranks:
                 rank.state = AgentState.FINISHED
                 self.end(rank, 0)

@@ -56,9 +56,9 @@ def only(*values: str | int) -> dict[str, Any]:
     return {IMPLEMENTED: list(values)}
 
 
-def immutable() -> dict[str, Any]:
-    """May not change after creation."""
-    return {IMMUTABLE: True}
+def immutable(*, without: str | None = None) -> dict[str, Any]:
+    """May not change after creation; `without`: unless this other field of the same object is set."""
+    return {IMMUTABLE: without or True}
 
 
 def _as_text(value: object) -> object:

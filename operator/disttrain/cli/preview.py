@@ -28,6 +28,8 @@ class Outcome:
     charged: bool
     promotes: bool = False
     """A standby takes the place of the lost pod."""
+    workers: int = 0
+    """In the next incarnation's group."""
 
 
 def first_actions(job: Job) -> tuple[Action, ...]:
@@ -73,7 +75,8 @@ def _outcome(before: World, decided: Plan) -> Outcome:
         decided.reason,
         finish.is_finished(decided.status),
         charged,
-        promotes=decided.status.seats != group.seats(before.job),
+        promotes=bool(set(decided.status.seats) - set(group.seats(before.job))),
+        workers=len(decided.status.seats),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -99,6 +100,8 @@ def survives(job: Job) -> Iterator[str]:
     """Failures, as the planner decides them."""
     loss = preview.after_pod_loss(job)
     yield f"a pod or its node is lost: {_answer(job, loss)}"
+    if job.spec.min_workers is not None:
+        yield _shrinks(job, job.spec.min_workers)
     end = preview.failures_until_the_end(job)
     code = preview.after_failure(job, FailureClass.CODE)
     budget = f"; failure {end} ends the job (spec.recovery.budget.failures: {job.spec.max_failures})"
@@ -107,6 +110,16 @@ def survives(job: Job) -> Iterator[str]:
     for rule in job.spec.rules:
         when = f"exit code {', '.join(map(str, sorted(rule.exit_codes)))}" if rule.exit_codes else str(rule.reason)
         yield f"rule: {when}: {VERDICTS[rule.action]}"
+
+
+def _shrinks(job: Job, least: int) -> str:
+    alone = preview.after_pod_loss(replace(job, spec=replace(job.spec, standby=0)))
+    if alone.workers == job.spec.workers:
+        return f"spec.elastic: nothing to give, fewer than {job.spec.workers} workers are not allowed"
+    return (
+        f"without a standby the group goes on with {alone.workers} workers, down to {least}, and grows when the pods are back; "
+        "the global batch and the order of samples stay the same"
+    )
 
 
 def _answer(job: Job, outcome: preview.Outcome) -> str:

@@ -30,6 +30,11 @@ def wanted(job: Job) -> tuple[int, ...]:
     return (*taken, *islice((i for i in count() if i not in held), max(0, more)))
 
 
+def absent(job: Job) -> int:
+    """How many workers the group is short of."""
+    return max(0, job.spec.workers - len(seats(job)))
+
+
 def seated(world: World) -> tuple[Pod, ...]:
     """The pods that hold a seat, in whatever state they are."""
     held = frozenset(seats(world.job))
@@ -151,10 +156,10 @@ def replacements(world: World, now: datetime) -> Iterator[CreatePod | DeletePod]
     """Delete what is dead and charged, or no longer wanted; create what is missing. A name is free only when its old pod is gone."""
     job, indices = world.job, frozenset(wanted(world.job))
     for pod in world.pods:
-        if pod.foreign or pod.deleting and not _stuck(pod):
+        if pod.foreign or pod.deleting and not is_stuck(pod):
             continue
         if pod.uid in job.status.replacing or pod.index not in indices or is_outdated(pod, job):
-            yield DeletePod(pod.name, pod.uid, force=_stuck(pod) or pod.exit is not None)
+            yield DeletePod(pod.name, pod.uid, force=is_stuck(pod) or pod.exit is not None)
     held = frozenset(seats(job))
     for index in missing(world):
         if index in held or not timing.standby_is_held(job.status, now):
@@ -167,6 +172,6 @@ def missing(world: World) -> list[int]:
     return [i for i in wanted(world.job) if i not in taken]
 
 
-def _stuck(pod: Pod) -> bool:
+def is_stuck(pod: Pod) -> bool:
     """Nobody will confirm its end: its node is gone."""
     return pod.lost is not None or (pod.exit is None and pod.agent is not None and not pod.agent.connected)

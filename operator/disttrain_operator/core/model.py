@@ -53,6 +53,8 @@ class Spec:
     """The parts of the spec on which decisions hang; manifests read the rest from `Job.raw_spec`."""
 
     workers: int
+    min_workers: int | None = None
+    """How small the group may become; None: it keeps its size."""
     standby: int = 0
     processes: int | None = None
     suspend: bool = False

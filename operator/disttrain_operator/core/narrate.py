@@ -59,6 +59,8 @@ def observed(world: World, status: Status, now: datetime) -> Status:
 def _workers_ready(world: World, status: Status, now: datetime) -> Status:
     counts, seats = status.workers, frozenset(group.seats(world.job))
     connected, differ = counts.ready + counts.succeeded, group.unequal(world)
+    if connected >= len(seats) and differ is None and group.absent(world.job):
+        return with_condition(world, status, Type.WORKERS_READY, False, "Shrunk", _shrunk(world, status, now), now)
     if connected >= len(seats) and differ is None:
         message = f"all {len(seats)} workers are connected"
         return with_condition(world, status, Type.WORKERS_READY, True, "WorkersReady", message, now)
@@ -71,6 +73,17 @@ def _workers_ready(world: World, status: Status, now: datetime) -> Status:
     return with_condition(world, status, Type.WORKERS_READY, False, reason, message, now)
 
 
+def _shrunk(world: World, status: Status, now: datetime) -> str:
+    """Why the group is small, as far as it is known."""
+    why = standby.trouble(status, now) or _pod_obstacle(world, _free(world))
+    goes_on = f"the group goes on with {len(group.seats(world.job))} of {world.job.spec.workers} workers"
+    return f"{goes_on} until more are ready (spec.elastic){f'; {why[1]}' if why is not None else ''}"
+
+
+def _free(world: World) -> frozenset[int]:
+    return frozenset(group.wanted(world.job)) - frozenset(group.seats(world.job))
+
+
 def _standby_ready(world: World, status: Status, now: datetime) -> Status:
     """Nothing depends on it but how long the next recovery takes."""
     asked, ready = world.job.spec.standby, status.workers.standby
@@ -79,10 +92,9 @@ def _standby_ready(world: World, status: Status, now: datetime) -> Status:
     if ready >= asked:
         message = f"{ready} of {asked} standbys are connected"
         return with_condition(world, status, Type.STANDBY_READY, True, "StandbyReady", message, now)
-    spare = frozenset(group.wanted(world.job)) - frozenset(group.seats(world.job))
     reason, message = (
         standby.trouble(status, now)
-        or _pod_obstacle(world, spare)
+        or _pod_obstacle(world, _free(world))
         or ("WaitingForStandby", f"{ready} of {asked} standbys are connected")
     )
     return with_condition(world, status, Type.STANDBY_READY, False, reason, message, now)
@@ -180,6 +192,9 @@ def state(status: Status) -> str:
         return admitted.reason
     if Type.RUNNING in held:
         return "Running"
+    running = find(status.conditions, Type.RUNNING)
+    if running is not None and running.reason == "Resized":
+        return "Resizing"
     ready = find(status.conditions, Type.WORKERS_READY)
     if ready is not None and ready.status == "False" and ready.reason not in QUIET:
         return ready.reason

@@ -13,6 +13,7 @@ from disttrain_contract.failures import FailureClass
 from disttrain_operator.core import (
     admission,
     conditions,
+    elastic,
     failure,
     finish,
     goodput,
@@ -119,7 +120,10 @@ def _go_on(world: World, now: datetime, *, acting: bool = True) -> Plan:
         return finish.succeed(world, status, now)
     if (deadline := _startup(world)) is not None and deadline <= now:
         return finish.fail(world, status, now, "StartupDeadlineExceeded", _not_started(world, status))
-    held = status.restart_after is not None and now < status.restart_after
+    change = elastic.resize(world, status, now) if acting else None
+    if change is not None and change.at <= now:
+        return elastic.resized(world, status, change.seats, now)
+    held = timing.is_held(status, now)
     together = None if held or group.unequal(world) else group.membership(world)
     actions: tuple[Action, ...] = (
         (*_children(world), *group.replacements(world, now), *group.assignments(world, together)) if acting else ()
@@ -129,6 +133,7 @@ def _go_on(world: World, now: datetime, *, acting: bool = True) -> Plan:
         timing.active_deadline(job),
         deadline,
         standby.wake_at(world, status, now),
+        change.at if change is not None else None,
     )
     return Plan(status=status, actions=actions, wake_at=wake, reason=_sentence(status, held))
 

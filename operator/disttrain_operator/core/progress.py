@@ -36,7 +36,7 @@ def counts(world: World) -> WorkerCounts:
         active=sum(group.is_active(p, n) for p in pods),
         succeeded=sum(group.is_finished(p, n) for p in pods),
         failed=sum(p.dead for p in pods),
-        standby=len(group.standbys(world)) if job.spec.standby else None,
+        standby=max(0, len(group.standbys(world)) - group.absent(job)) if job.spec.standby else None,
     )
 
 

@@ -1,37 +1,14 @@
-"""Pods that stand by: who of them takes the seat of a lost pod, and what becomes of one that dies while it waits."""
+"""Pods that hold no seat and die while they wait: made again with back-off, said to people, charged to nobody."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 
-from disttrain_contract.names import pod_name
 from disttrain_operator.core import failure, group, timing
 from disttrain_operator.core.model import Pod, StandbyTrouble, Status, World
 
 MAX_CAUSE = 1000
-
-
-def promoted(world: World, doomed: tuple[str, ...]) -> tuple[int, ...]:
-    """The seats of the next incarnation: each seat whose pod is lost goes to the lowest ready standby. Without one the seat
-    stays with its worker index, whose pod is made again."""
-    usable = {p.index: p for p in group.members(world).values() if p.uid not in doomed}
-    spare = iter([p.index for p in group.standbys(world) if _fits(p, usable.values())])
-    return tuple(index if index in usable else next(spare, index) for index in group.seats(world.job))
-
-
-def _fits(pod: Pod, others: Iterable[Pod]) -> bool:
-    """With another number of processes than the rest it would only make the group unequal."""
-    counts = {p.report.processes for p in others if p.report is not None}
-    return not counts or (pod.report is not None and pod.report.processes in counts)
-
-
-def moves(world: World, seats: tuple[int, ...]) -> str:
-    """Who takes whose place, for people."""
-    name = world.job.name
-    moved = [(old, new) for old, new in zip(group.seats(world.job), seats, strict=True) if old != new]
-    return "".join(f"; standby {pod_name(name, new)} takes the place of {pod_name(name, old)}" for old, new in moved)
 
 
 def replaced(world: World, status: Status, now: datetime) -> Status:

@@ -40,6 +40,11 @@ def standby_is_held(status: Status, now: datetime) -> bool:
     return retry is not None and now < retry
 
 
+def is_held(status: Status, now: datetime) -> bool:
+    """The next incarnation waits for its back-off."""
+    return status.restart_after is not None and now < status.restart_after
+
+
 def active_deadline(job: Job) -> datetime | None:
     """When the job has been active for too long."""
     start, limit = job.status.start_time, job.spec.active_deadline
