@@ -104,6 +104,8 @@ def test_a_member_whose_stream_was_cut_a_moment_ago_is_counted_upon() -> None:
     job = an_elastic_job(starting(2, seats=(0, 1, 2)), least=1)
     first = ask(job, idle(0, 2), idle(1, 2), at_work(2, connected=False, silent=2.0))
     assert first.status.incarnation == 2 and first.wake_at == later(10)
+    again = at_work(2, connected=False, silent=3.0)
+    assert ask(replace(job, status=first.status), idle(0, 2), idle(1, 2), again, now=later(10)).wake_at == later(17)
     silent = at_work(2, connected=False, silent=12.0)
     then = ask(replace(job, status=first.status), idle(0, 2), idle(1, 2), silent, now=later(10))
     assert then.status.seats == (0, 1) and then.status.replacing == ("uid-2",)
@@ -143,12 +145,25 @@ NOT_YET = {
     "another number of processes": (at_work(0, 2), a_pod(1, a_report(2, AgentState.IDLE, processes=8)), at_work(2, 2)),
     "a member that cannot be told": (at_work(0, 2), idle(1, 2), at_work(2, 2, connected=False, silent=1.0)),
     "a group that ends": (done(0, 2), idle(1, 2), at_work(2, 2)),
+    "a group that says goodbye": (a_pod(0, a_report(2, AgentState.FINISHED)), idle(1, 2), at_work(2, 2)),
 }
 
 
 @pytest.mark.parametrize("pods", NOT_YET.values(), ids=NOT_YET.keys())
 def test_it_does_not_grow_for(pods) -> None:
     assert ask(small(), *pods, now=later(3600)).status.incarnation == 2
+
+
+def test_it_does_not_grow_while_the_cause_of_a_failure_is_waited_for() -> None:
+    victim = crashed(0, 2, failure=replace(crashed(0).report.failure, failure_class=FailureClass.NETWORK))
+    answer = ask(small(), victim, idle(1, 2), at_work(2, 2), now=SETTLED)
+    assert (answer.status.incarnation, answer.actions) == (2, ())
+
+
+def test_it_grows_by_as_many_as_are_wanted_and_the_rest_stand_by() -> None:
+    job = an_elastic_job(running(2, seats=(0, 2)), standby=1)
+    answer = ask(job, at_work(0, 2), idle(1, 2), at_work(2, 2), idle(3, 2), now=SETTLED)
+    assert answer.status.seats == (0, 2, 1)
 
 
 def test_it_waits_a_minute_for_the_last_one_and_then_grows_with_those_that_are_there() -> None:

@@ -153,6 +153,13 @@ def test_a_pod_lost_with_its_node_gives_its_seat_away_though_it_may_still_run() 
     assert answer.status.seats == (0, 3, 2) and answer.status.replacing == ("uid-1",)
 
 
+def test_a_pod_that_is_being_replaced_is_not_forgotten_over_the_next_failure() -> None:
+    cut_off = at_work(1, connected=False, silent=60.0)
+    job = a_guarded_job(running(2, seats=(0, 3, 2), replacing=("uid-1",)))
+    answer = ask(job, at_work(0, 2), cut_off, dead(2), at_work(3, 2))
+    assert answer.status.replacing == ("uid-1", "uid-2")
+
+
 def test_a_finished_worker_of_a_group_that_starts_again_gives_its_seat_away() -> None:
     job = a_guarded_job(running())
     first = ask(job, done(0), crashed(1), at_work(2), idle(3, 1))
