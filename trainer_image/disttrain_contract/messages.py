@@ -146,8 +146,6 @@ class Assignment:
     """The job's present incarnation. Ranks of an older one are stopped at once."""
     membership: Membership | None = None
     """None: not everybody is there yet, wait."""
-    group_rank: int | None = None
-    """The pod's position in the group; None: its worker index, or not a member."""
     stop: str | None = None
     """A reason: end the ranks (they checkpoint first) and exit."""
     group_rank: int | None = None
