@@ -244,6 +244,22 @@ def test_a_failed_job_keeps_the_pod_that_failed_and_no_standby() -> None:
     assert deleted(answer) == ["mnist-3"] and set(told(answer)) == {"uid-0", "uid-2"}
 
 
+def test_a_standby_that_was_promoted_on_a_node_that_is_gone_gives_its_seat_on() -> None:
+    job = a_guarded_job(starting(2, seats=(0, 3, 2)), standby=2)
+    answer = ask(job, idle(0, 2), idle(2, 2), idle(3, 1, connected=False, silent=10.0), idle(4, 2))
+    assert (answer.status.seats, answer.status.replacing) == ((0, 4, 2), ("uid-3",))
+
+
+def test_when_the_job_ends_or_rests_nobody_claims_that_standbys_are_ready() -> None:
+    job, pods = a_guarded_job(running()), (at_work(0), at_work(1), at_work(2), idle(3, 1))
+    ready = ask(job, *pods).status
+    over = ask(replace(job, status=ready), done(0), done(1), done(2), idle(3, 1))
+    rests = ask(a_guarded_job(ready, suspend=True))
+    for answer in (over, rests):
+        assert condition(answer, Type.STANDBY_READY).status == "False"
+    assert "StandbyReady" not in [e.reason for e in (*over.events, *rests.events)]
+
+
 def test_a_suspended_job_has_no_standbys_and_a_resumed_one_sits_in_order_again() -> None:
     job = a_guarded_job(running(2, seats=(0, 3, 2)), suspend=True)
     first = ask(job, at_work(0, 2), idle(1, 2), at_work(2, 2), at_work(3, 2))

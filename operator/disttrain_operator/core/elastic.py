@@ -38,7 +38,7 @@ def resize(world: World, status: Status, now: datetime) -> Resize | None:
         return Resize(seats[: job.spec.workers], now)
     if conditions.is_true(status.conditions, Type.RUNNING):
         return _grown(world, status)
-    return None if job.spec.min_workers is None or timing.is_held(status, now) else _gathered(world, status, now)
+    return None if job.spec.min_workers is None or timing.is_held(status, now) else _gathered(world, status)
 
 
 def _grown(world: World, status: Status) -> Resize | None:
@@ -54,7 +54,7 @@ def _grown(world: World, status: Status) -> Resize | None:
     return Resize((*seats, *spare), running.since + wait)
 
 
-def _gathered(world: World, status: Status, now: datetime) -> Resize | None:
+def _gathered(world: World, status: Status) -> Resize | None:
     """Those that are there, when somebody is not and enough are."""
     job, members = world.job, group.members(world)
     here = {place: p for place, p in members.items() if group.is_ready(p)}
@@ -63,8 +63,9 @@ def _gathered(world: World, status: Status, now: datetime) -> Resize | None:
     seats = (*(p.index for p in here.values()), *seating.spares(world, here.values()))[: job.spec.workers]
     if len(here) == len(group.seats(job)) or len(seats) < (job.spec.min_workers or 1) or ready is None:
         return None
-    patience = timedelta(seconds=max((seating.patience(p) for p in late), default=0.0))
-    return Resize(seats, max(ready.since + GATHER, now + patience))
+    if any(seating.patience(p) > 0 for p in late):
+        return None  # its stream comes back, or it will be lost
+    return Resize(seats, ready.since + GATHER)
 
 
 def resized(world: World, status: Status, seats: tuple[int, ...], now: datetime) -> Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from disttrain_contract import exits
 from disttrain_contract.failures import NEVER_CHARGED, FailureClass
@@ -52,7 +53,25 @@ def failures(world: World) -> tuple[Found, ...]:
     if group_formed(world):
         there = {p.index for p in seated}
         found += [_missing(i, job) for i in group.seats(job) if i not in there]
+    else:  # no rank of theirs would ever miss it
+        found += [lost(p) for p in group.members(world).values() if is_silent(p)]
     return tuple(f for f in found if f is not None)
+
+
+def is_silent(pod: Pod) -> bool:
+    """Its agent has been heard of and then not for so long that its node counts as gone."""
+    view = pod.agent
+    return pod.exit is None and view is not None and not view.connected and view.silent_seconds >= LOST_SECONDS
+
+
+def silence_ends(world: World, now: datetime) -> datetime | None:
+    """When the next member of a group that is forming counts as lost; no event will announce it."""
+    if group_formed(world):
+        return None
+    views = (p.agent for p in group.members(world).values() if p.exit is None)
+    left = (LOST_SECONDS - v.silent_seconds for v in views if v is not None and not v.connected)
+    soonest = min((s for s in left if s > 0), default=None)
+    return now + timedelta(seconds=soonest) if soonest is not None else None
 
 
 def group_formed(world: World) -> bool:

@@ -38,7 +38,7 @@ def fail(world: World, status: Status, now: datetime, reason: str, message: str)
 
 
 def _ended(world: World, status: Status, now: datetime, reason: str, message: str) -> Plan:
-    for kind in (Type.RUNNING, Type.RESTARTING):
+    for kind in (Type.RUNNING, Type.RESTARTING, Type.STANDBY_READY):
         if find(status.conditions, kind) is not None:
             status = narrate.with_condition(world, status, kind, False, "Finished", message, now)
     return Plan(status=replace(status, completion_time=now, restart_after=None), wake_at=now, reason=message)
@@ -93,7 +93,7 @@ def suspend(world: World, now: datetime) -> Plan:
         status = narrate.with_condition(world, status, Type.SUSPENDED, False, "Suspending", message, now)
     else:
         message = "suspended: set spec.suspend to false to go on"
-        for kind in (Type.RUNNING, Type.WORKERS_READY):
+        for kind in (Type.RUNNING, Type.WORKERS_READY, Type.STANDBY_READY):
             if find(status.conditions, kind) is not None:
                 status = narrate.with_condition(world, status, kind, False, "Suspended", message, now)
         status = replace(status, start_time=None, restart_after=None, replacing=())

@@ -81,7 +81,7 @@ def _failed(world: World, found: tuple[Found, ...], now: datetime) -> Plan:
     """Somebody failed: while only victims have spoken, wait for the culprit's word; then charge and restart."""
     cause = failure.root_cause(found)
     if cause.is_victim and (silent := failure.suspects(world)):
-        gone = [p for p in silent if p.agent is not None and p.agent.silent_seconds >= failure.LOST_SECONDS]
+        gone = [p for p in silent if failure.is_silent(p)]
         if not gone:
             return _wait_for(world, silent, cause, now)
         cause = failure.lost(gone[0])
@@ -133,6 +133,7 @@ def _go_on(world: World, now: datetime, *, acting: bool = True) -> Plan:
         timing.active_deadline(job),
         deadline,
         standby.wake_at(world, status, now),
+        failure.silence_ends(world, now),
         change.at if change is not None else None,
     )
     return Plan(status=status, actions=actions, wake_at=wake, reason=_sentence(status, held))
