@@ -241,7 +241,7 @@ def turn(sim: Sim, job: Job, lag: dict[str, Pod]) -> Job:
     return job
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("trouble", [0.0, 0.05, 0.2])
 @pytest.mark.parametrize("spec", WORLDS.values(), ids=WORLDS.keys())
 def test_every_world_ends(seed: int, trouble: float, spec: dict[str, object]) -> None:
@@ -255,17 +255,18 @@ def test_every_world_ends(seed: int, trouble: float, spec: dict[str, object]) ->
     pytest.fail(f"seed {seed}: still {job.status.state} in incarnation {job.status.incarnation}; pods {sim.pods}")
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("spec", WORLDS.values(), ids=WORLDS.keys())
 def test_once_the_faults_are_over_everybody_is_back_and_nothing_is_done_any_more(
     seed: int, spec: dict[str, object]
 ) -> None:
     sim, lag, job = Sim(seed, 0.2, steps=10**9, max_faults=20), {}, a_job(max_failures=1000, **spec)
-    for _ in range(300):
+    for _ in range(200):
         job = turn(sim, changed(sim, job), lag)
     sim.trouble, job = 0.0, replace(job, spec=replace(job.spec, workers=3))
-    for _ in range(600):
+    for _ in range(120):
         job = turn(sim, job, lag)
+        sim.now += timedelta(seconds=5)  # back-off and settling are soon over
     counts = job.status.workers
     assert len(job.status.seats) == counts.active == 3
     assert counts.standby == (job.spec.standby or None) and len(sim.pods) == 3 + job.spec.standby
