@@ -15,6 +15,7 @@ from enum import StrEnum
 
 from disttrain_contract.decode import build, parse_object
 from disttrain_contract.failures import FailureClass
+from disttrain_contract.stall import Stall
 
 VERSION = 1
 MAX_MESSAGE_BYTES = 64 * 1024
@@ -108,6 +109,8 @@ class Failure:
     step: int | None = None
     seconds_ago: float = 0.0
     """Age of the failure when the report was sent: clocks of two machines are never compared."""
+    stall: Stall | None = None
+    """Of a hang: where the rank stood, which tells culprits from victims."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

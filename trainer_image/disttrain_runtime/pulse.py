@@ -25,6 +25,7 @@ RING = 500
 _NOW = struct.Struct("=qqd")
 """Finished steps, phase, when that began."""
 _pack_now = _NOW.pack_into
+_LOADING = Phase.LOADING
 _REST = struct.Struct("=qq")
 """Steps that were timed; 1 when a signal makes the rank write its stacks."""
 _DURATION = struct.Struct("=d")
@@ -89,7 +90,7 @@ class Pulse:
             self._spent += now - self._since
         if step is not None:
             self.step = step
-        if phase is Phase.LOADING:
+        if phase is _LOADING:
             self._next_step()
         self._phase, self._since = phase, now
         _pack_now(self._page, 0, self.step, phase, now)
@@ -110,6 +111,4 @@ def read(page: mmap.mmap | bytearray) -> Beat | None:
     if since <= 0 or timed < 0 or phase not in set(Phase):
         return None
     durations = struct.unpack_from(f"={min(timed, RING)}d", page, _RING_AT)
-    return Beat(
-        step=step, phase=Phase(phase), since=since, timed=timed, durations=durations, writes_stacks=bool(armed)
-    )
+    return Beat(step=step, phase=Phase(phase), since=since, timed=timed, durations=durations, writes_stacks=bool(armed))
