@@ -60,6 +60,8 @@ class RunConfig:
     synchronization: str = "allReduce"
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    hang_timeout_seconds: float | None = None
+    """A rank without progress for this long has hung; None: it depends on how long its steps take."""
     grace_seconds: float = 30.0
     """The pod's termination grace period; ranks are given a little less to checkpoint and end."""
 

@@ -30,7 +30,7 @@ FIRST_SECONDS = 300.0
 """For the first step, which compiles and connects."""
 
 PATIENCE = {
-    Phase.STARTING: 1800.0,  # the volume may be slow and the state large
+    Phase.STARTING: 3600.0,  # a task may fetch its data, and the volume of a large state be slow
     Phase.SAVING: 600.0,
     Phase.EVALUATING: 300.0,  # one batch of it
     Phase.LOADING: 60.0,  # a stall of the data's storage

@@ -12,8 +12,11 @@ from disttrain_contract.messages import MAX_TRACEBACK, Failure
 from disttrain_contract.stall import Stall
 
 _KILLED = from_signal(9)
-_FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+) in (?P<name>.*)$')
-"""As faulthandler writes it, the innermost first."""
+_FRAMES = (
+    re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+) in (?P<name>.*)$'),
+    re.compile(r"^    (?P<name>\S+) \((?P<file>.*):(?P<line>\d+)\)$"),
+)
+"""As faulthandler writes one, and as py-spy does; the innermost comes first."""
 
 
 def failure(rank: int, local_rank: int, stall: Stall, stack: str) -> Failure:
@@ -32,12 +35,12 @@ def failure(rank: int, local_rank: int, stall: Stall, stack: str) -> Failure:
 
 
 def main_frames(stack: str) -> list[str]:
-    """Of the thread that the signal met, the main one: the innermost last, as in a traceback."""
+    """Of the main thread, which is the one that a signal meets: the innermost last, as in a traceback."""
     frames: list[str] = []
     inside = False
     for line in stack.splitlines():
         if not line.startswith(" "):
-            inside = line.startswith("Current thread")
+            inside = line.startswith("Current thread") or '"MainThread"' in line
         elif inside:
             frames.append(line)
     return frames[::-1]
@@ -57,9 +60,12 @@ def _message(stall: Stall, frames: list[str]) -> str:
     where = _place(frames)
     if stall.waits:
         return f"{after}: it waited {stall.seconds:.0f} s for other ranks in its {stall.phase.word} phase{where}"
-    return f"{after}: no sign of life for {stall.seconds:.1f} s in its {stall.phase.word} phase{where}; if that may take so long, set spec.recovery.hangTimeoutSeconds"
+    return (
+        f"{after}: no sign of life for {stall.seconds:.1f} s in its {stall.phase.word} phase{where}; "
+        "if that may take so long, set spec.recovery.hangTimeoutSeconds"
+    )
 
 
 def _place(frames: list[str]) -> str:
-    found = _FRAME.match(frames[-1]) if frames else None
+    found = next((m for pattern in _FRAMES if frames and (m := pattern.match(frames[-1]))), None)
     return f", in {found['name']} ({PurePath(found['file']).name}:{found['line']})" if found else ""

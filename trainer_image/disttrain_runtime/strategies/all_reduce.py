@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,10 +11,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
+from disttrain_contract.stall import Phase
 from disttrain_runtime.checkpoint.manifest import Fingerprint, ParameterShape
 from disttrain_runtime.data import Batch
 from disttrain_runtime.errors import TaskError
 from disttrain_runtime.groups import Group
+from disttrain_runtime.guard import require_finite
 from disttrain_runtime.strategies.strategy import Strategy
 from disttrain_runtime.task import Task, call
 
@@ -26,6 +28,7 @@ class AllReduce(Strategy):
         self.task, self.group = task, group
         _check_batch_norm(task, group)
         self.model = task.model.to(group.device).train()
+        self.model.register_forward_pre_hook(self._forward_begins)
         devices = [group.device] if group.device.type == "cuda" else None
         self.replica = DistributedDataParallel(self.model, device_ids=devices, gradient_as_bucket_view=True)
         self.optimizer = task.optimizer(self.model.parameters())
@@ -40,7 +43,9 @@ class AllReduce(Strategy):
         differ in the last bit from the same step of an uninterrupted run.
         """
         buffers = {name: value.clone() for name, value in self.model.named_buffers()}
-        torch.autograd.backward(self._loss(batch))
+        loss = self._loss(batch)
+        self.enter(Phase.BACKWARD)
+        torch.autograd.backward(loss)
         self.optimizer.zero_grad(set_to_none=True)
         for name, value in self.model.named_buffers():
             value.copy_(buffers[name])
@@ -49,7 +54,10 @@ class AllReduce(Strategy):
     def step(self, batch: Batch) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._loss(batch)
+        require_finite(loss, batch.share.step, self.group.rank)
+        self.enter(Phase.BACKWARD)
         torch.autograd.backward(loss * batch.share.weight(self.group.world_size))
+        self.enter(Phase.UPDATING)
         self.optimizer.step()
         if self.schedule is not None:
             self.schedule.step()
@@ -68,6 +76,10 @@ class AllReduce(Strategy):
             self.schedule.load_state_dict(state["schedule"])
 
     @override
+    def replicated(self) -> Sequence[Tensor]:
+        return list(self.model.parameters())
+
+    @override
     def fingerprint(self) -> Fingerprint:
         tensors = {name: value for name, value in self.model.state_dict().items() if isinstance(value, Tensor)}
         return Fingerprint(
@@ -84,7 +96,13 @@ class AllReduce(Strategy):
         self.group.equalise(self.model.buffers())
         return self.model
 
+    def _forward_begins(self, *_: object) -> None:
+        """Called after DDP has fetched rank 0's buffers: what comes now waits for nobody."""
+        if self.model.training:
+            self.enter(Phase.FORWARD)
+
     def _loss(self, batch: Batch) -> Tensor:
+        self.enter(Phase.SYNCHRONISING)
         loss = self.task.loss(call(self.replica, batch.inputs), batch.targets)
         if not isinstance(loss, Tensor) or loss.dim() != 0 or not loss.requires_grad:
             raise TaskError(

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
+from disttrain_contract.stall import Phase
 from disttrain_runtime.checkpoint.manifest import Fingerprint
 from disttrain_runtime.data import Batch
 
 
 class Strategy(ABC):
     """Owns the model and the optimizer of one rank."""
+
+    enter: Callable[[Phase], None] = staticmethod(lambda phase: None)
+    """Hears in which part of a step the rank is: that tells who hangs from who waits for it. The loop sets it."""
 
     def rehearse(self, batch: Batch) -> None:  # noqa: B027 - most strategies have nothing to rehearse
         """Called once before the first step of an incarnation, with that step's batch. Must not change any state."""
@@ -32,6 +36,10 @@ class Strategy(ABC):
     @abstractmethod
     def load(self, state: Mapping[str, Any]) -> None:
         """Become what `state` said."""
+
+    def replicated(self) -> Sequence[Tensor]:
+        """Tensors that must have the same bits on all ranks between two steps."""
+        return ()
 
     @abstractmethod
     def fingerprint(self) -> Fingerprint:
