@@ -44,6 +44,18 @@ class LoopsBackward(torch.autograd.Function):
         loop_for_ever(0)
 
 
+class NoNumber(torch.autograd.Function):
+    """The value is fine, its gradient is not."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return gradients[0] * math.nan
+
+
 class Spoiled:
     """Wraps a loss: on one rank, from one step on, it is not a number."""
 
@@ -60,18 +72,22 @@ class Spoiled:
 
 
 class Backward:
-    """Wraps a loss: on one rank, at one step, its gradient never comes."""
+    """Wraps a loss: on one rank, in one step, its gradient is another."""
 
-    def __init__(self, loss: Loss, rank: int, step: int) -> None:
-        self.now = False
-        self.at = At(loss, rank, [step], self._hang)
+    def __init__(self, loss: Loss, rank: int, step: int, kind: type[torch.autograd.Function]) -> None:
+        self.now, self.kind = False, kind
+        self.at = At(loss, rank, [step], self._begin)
 
-    def _hang(self, step: int) -> None:
+    def _begin(self, step: int) -> None:
         self.now = True
 
     def __call__(self, outputs: Any, targets: Any) -> Tensor:
         loss = self.at(outputs, targets)
-        return LoopsBackward.apply(loss) if self.now else loss
+        if not self.now:
+            return loss
+        self.now = False
+        spoiled: Tensor = self.kind.apply(loss)
+        return spoiled
 
 
 def flip_a_bit(model: nn.Module, step: int) -> None:
@@ -86,17 +102,19 @@ HANGS: dict[str, Callable[[int], None]] = {
     "sleeps": sleep_for_ever,
 }
 
+GRADIENTS: dict[str, type[torch.autograd.Function]] = {"backward": LoopsBackward, "poison": NoNumber}
+
 
 def build(fault: str = "", rank: int = 1, at: int = 30, steps: int = 2000, pause: float = 0.0) -> Task:
-    """`fault`: see HANGS; or `nan`, `flip`, `backward`."""
+    """`fault`: see HANGS and GRADIENTS; or `nan`, `flip`."""
     model = nn.Sequential(nn.Linear(12, 48), nn.ReLU(), nn.Linear(48, 2))
     loss: Loss = nn.functional.cross_entropy
     if fault in HANGS:
         loss = At(loss, rank, [at], HANGS[fault])
     elif fault == "nan":
         loss = Spoiled(loss, rank, at)
-    elif fault == "backward":
-        loss = Backward(loss, rank, at)
+    elif fault in GRADIENTS:
+        loss = Backward(loss, rank, at, GRADIENTS[fault])
     elif fault == "flip":
         loss = At(loss, rank, [at], partial(flip_a_bit, model))
     if pause:

@@ -41,12 +41,11 @@ class Guard:
     def check(self, step: int) -> None:
         """Raises on the ranks that must not go on; the others return, and see their group break."""
         began = self._clock()
-        tensors = self._replicated()
-        mine, broken = digest(tensors), not finite(tensors)
-        largest, negative_smallest, somewhere = self._group.agree([mine, -mine, broken])
+        mine, sound = inspect(self._replicated())
+        largest, negative_smallest, somewhere = self._group.agree([mine, -mine, not sound])
         if somewhere:
             raise NonFiniteError(
-                f"parameters are NaN or infinite after step {step}{'' if broken else ' on another rank'}: "
+                f"parameters are NaN or infinite after step {step}{' on another rank' if sound else ''}: "
                 f"lower the learning rate, clip gradients, or look at the data of this step"
             )
         if largest != -negative_smallest:
@@ -70,22 +69,25 @@ class Guard:
             )
 
 
-def digest(tensors: Sequence[Tensor]) -> int:
-    """Every single bit counts. The sum of the bit patterns as integers, which costs one pass over the memory."""
-    sums = [_sum(tensor.detach()) for tensor in tensors if tensor.numel()]
+def inspect(tensors: Sequence[Tensor]) -> tuple[int, bool]:
+    """A digest in which every single bit counts, and whether all are finite.
+
+    Two sums of each tensor: of its bit patterns as integers, and of its values, which a single NaN or infinity spoils.
+    The second one reads what the first has brought into the cache.
+    """
+    sums: list[Tensor] = []
+    totals: list[Tensor] = []
+    for tensor in tensors:
+        if tensor.numel():
+            plain = _plain(tensor.detach())
+            sums.append(_sum(plain))
+            if plain.is_floating_point():
+                totals.append(plain.sum(dtype=torch.promote_types(plain.dtype, torch.float32)).double())
     if not sums:
-        return 0
-    together = torch.stack(sums).tolist()  # one copy from the device
-    return sum((i + 1) * int(value) for i, value in enumerate(together)) % _PRIME
-
-
-def finite(tensors: Sequence[Tensor]) -> bool:
-    """No NaN, no infinity. The largest magnitude shows both, and cannot overflow."""
-    numbers = [t.detach() for t in tensors if t.numel() and t.is_floating_point()]
-    if not numbers:
-        return True
-    largest = torch._foreach_norm(numbers, ord=math.inf)
-    return bool(torch.isfinite(torch.stack([value.float() for value in largest])).all())
+        return 0, True
+    together = torch.stack(sums).tolist()  # one copy from the device, and one more below
+    digest = sum((i + 1) * int(value) for i, value in enumerate(together)) % _PRIME
+    return digest, not totals or bool(torch.isfinite(torch.stack(totals)).all())
 
 
 def minority(digests: Sequence[int]) -> frozenset[int] | None:
@@ -108,15 +110,20 @@ def require_finite(loss: Tensor, step: int, rank: int) -> None:
         )
 
 
-def _sum(tensor: Tensor) -> Tensor:
-    """In 64-bit words where the memory allows it, else element by element; overflow wraps around and loses no bit."""
+def _plain(tensor: Tensor) -> Tensor:
+    """One dimension, real numbers."""
     flat = tensor.contiguous().view(-1)
+    return torch.view_as_real(flat).view(-1) if flat.is_complex() else flat
+
+
+def _sum(flat: Tensor) -> Tensor:
+    """In 64-bit words where the length allows it, else element by element; overflow wraps around and loses no bit.
+
+    Equal tensors give equal sums wherever they lie in memory: a replica that got its state from another one may differ there.
+    """
     size = flat.element_size()
-    if flat.is_complex():
-        flat = torch.view_as_real(flat).view(-1)
-        size = flat.element_size()
     words = flat.view(_INTEGERS[size])
-    aligned = (words.numel() * size) % 8 == 0 and (words.storage_offset() * size) % 8 == 0
-    if aligned:
-        return words.view(torch.int64).sum()
-    return words.sum(dtype=words.dtype).to(torch.int64)
+    if words.numel() * size % 8:
+        return words.sum(dtype=words.dtype).to(torch.int64)
+    aligned = words if words.storage_offset() * size % 8 == 0 else words.clone()
+    return aligned.view(torch.int64).sum()
