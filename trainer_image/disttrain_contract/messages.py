@@ -126,6 +126,8 @@ class Report:
     checkpoint_problem: CheckpointProblem | None = None
     restore: Restore | None = None
     failure: Failure | None = None
+    stall: Stall | None = None
+    """All ranks of the pod have made no progress for too long; of the one furthest behind."""
     version: int = VERSION
 
 

@@ -21,6 +21,8 @@ class Alarm:
     """The text for the file beside the logs."""
     on_hang: Callable[[RankProcess, Failure], None]
     """The cause. The rank is killed right after."""
+    on_stall: Callable[[], None]
+    """`Watch.stall` is another."""
 
 
 class Watch:
@@ -32,13 +34,9 @@ class Watch:
         self._watched: dict[int, Watched] = {}
         self._at = self._loop.time()
         self._ending: asyncio.Task[None] | None = None
+        self.stall: Stall | None = None
+        """All ranks stand still: of the one furthest behind, as it was when that was first seen."""
         self._timer = self._loop.call_later(LOOK_SECONDS, self._look)
-
-    @property
-    def stalls(self) -> dict[int, Stall]:
-        """By process number: ranks that should have moved by now, hung or waiting for one that is."""
-        found = {pid: hang.stalled(self._rules, watched) for pid, watched in self._watched.items()}
-        return {pid: stall for pid, stall in found.items() if stall is not None}
 
     def close(self) -> None:
         """Look no more."""
@@ -50,11 +48,19 @@ class Watch:
         self._timer = self._loop.call_later(LOOK_SECONDS, self._look)
         ranks = {rank.pid: rank for rank in self._ranks()}
         self._watched = {pid: self._watch(rank, elapsed) for pid, rank in ranks.items()}
-        hung = {pid: stall for pid, stall in self.stalls.items() if hang.is_hung(self._rules, stall)}
+        found = {pid: hang.stalled(self._rules, watched) for pid, watched in self._watched.items()}
+        stalls = {pid: stall for pid, stall in found.items() if stall is not None}
+        self._tell(min(stalls.values(), key=suspicion) if stalls and len(stalls) == len(found) else None)
+        hung = {pid: stall for pid, stall in stalls.items() if hang.is_hung(self._rules, stall)}
         if hung and self._ending is None:
             pid = min(hung, key=lambda pid: suspicion(hung[pid]))
             self._ending = self._loop.create_task(self._end(ranks[pid], hung[pid]))
             self._ending.add_done_callback(self._ended)
+
+    def _tell(self, stall: Stall | None) -> None:
+        if (stall is None) != (self.stall is None):
+            self.stall = stall
+            self._alarm.on_stall()
 
     def _watch(self, rank: RankProcess, elapsed: float) -> Watched:
         kernel = main_thread.look(rank.pid)
