@@ -48,6 +48,15 @@ class AgentState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Straggler:
+    """A rank that holds the others up."""
+
+    rank: int
+    factor: float
+    """How many times the median rank's time its own part of a step takes, when that was found."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """Where training is. Rank 0 reports it."""
 
@@ -57,6 +66,7 @@ class Progress:
     loss: float | None = None
     samples_per_second: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    straggler: Straggler | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,8 @@ STACK_SIGNAL = signal.SIGUSR1
 _PARTS = {Phase.AGREEING, Phase.LOADING, Phase.SYNCHRONISING, Phase.FORWARD, Phase.BACKWARD, Phase.UPDATING}
 _TIMED = tuple(phase in _PARTS for phase in Phase)
 """By phase: is it a part of every step? What happens only now and then has limits of its own."""
+_OWN = tuple(phase in (Phase.LOADING, Phase.FORWARD, Phase.UPDATING) for phase in Phase)
+"""By phase: is it a part of every step in which nobody else is waited for?"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,7 @@ class Pulse:
     def begin(self) -> None:
         """A new group: its first step is like no other, and the old ones' durations say nothing about it."""
         self.step, self._phase, self._spent, self._timed = 0, Phase.STARTING, 0.0, -1
+        self._own, self._own_steps = 0.0, 0
         self._since = self._clock()
         _REST.pack_into(self._page, _NOW.size, 0, self._armed)
         _NOW.pack_into(self._page, 0, 0, Phase.STARTING, self._since)
@@ -88,6 +91,8 @@ class Pulse:
         now = self._clock()
         if _TIMED[self._phase]:
             self._spent += now - self._since
+            if _OWN[self._phase]:
+                self._own += now - self._since
         if step is not None:
             self.step = step
         if phase is _LOADING:
@@ -95,12 +100,19 @@ class Pulse:
         self._phase, self._since = phase, now
         _pack_now(self._page, 0, self.step, phase, now)
 
+    def own_seconds(self) -> float:
+        """The mean time per step since the last call in which this rank waited for nobody."""
+        mean = self._own / self._own_steps if self._own_steps else 0.0
+        self._own, self._own_steps = 0.0, 0
+        return mean
+
     def _next_step(self) -> None:
         """Write down how long the last one took, but for the first: it compiles, allocates and connects."""
         if self._timed > 0:
             _DURATION.pack_into(self._page, _RING_AT + (self._timed - 1) % RING * _DURATION.size, self._spent)
             _REST.pack_into(self._page, _NOW.size, self._timed, self._armed)
         self._timed += 1
+        self._own_steps += 1
         self._spent = 0.0
 
 

@@ -44,6 +44,11 @@ def restored(world: World) -> Restore | None:
     return next((r.restore for r in _reports(world) if r.restore is not None), None)
 
 
+def latest(world: World) -> Progress | None:
+    """What the present incarnation said last about its training, as it was said."""
+    return next((r.progress for r in _reports(world) if r.progress is not None), None)
+
+
 def _reports(world: World) -> Iterator[Report]:
     """Of the present incarnation, worker 0 first."""
     for pod in sorted(world.pods, key=lambda p: p.index):
