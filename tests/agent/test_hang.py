@@ -47,10 +47,14 @@ def after(
     return stalled(rules, watched)
 
 
+def hung(stall: Stall, rules: Rules = DEFAULT) -> bool:
+    return is_hung(rules, Watched(seen=Seen(beat=beat())), stall)
+
+
 def test_a_rank_that_stands_in_its_own_work_hangs_after_two_seconds() -> None:
     assert after(1.6, seen=Seen(beat=beat())) is None
     stall = after(2.0, seen=Seen(beat=beat()))
-    assert stall is not None and is_hung(DEFAULT, stall) and (stall.step, stall.phase) == (41, Phase.FORWARD)
+    assert stall is not None and hung(stall) and (stall.step, stall.phase) == (41, Phase.FORWARD)
 
 
 def test_slow_steps_get_five_times_their_99th_percentile() -> None:
@@ -88,36 +92,48 @@ def test_a_rank_out_of_its_group_never_hangs_unless_it_is_stopped() -> None:
 @pytest.mark.parametrize("phase", [Phase.BACKWARD, Phase.AGREEING, Phase.SYNCHRONISING])
 def test_a_rank_that_waits_in_a_collective_is_stalled_but_not_hung(phase: Phase) -> None:
     stall = after(2.0, seen=Seen(beat=beat(phase)))
-    assert stall is not None and stall.waits and not is_hung(DEFAULT, stall)
+    assert stall is not None and stall.waits and not hung(stall)
 
 
 def test_a_rank_that_computes_all_the_time_waits_for_nobody() -> None:
     """A loop without end inside somebody's backward function."""
     stall = after(2.0, seen=Seen(beat=beat(Phase.BACKWARD)), cpu=1.9)
-    assert stall is not None and stall.busy and is_hung(DEFAULT, stall)
+    assert stall is not None and stall.busy and hung(stall)
 
 
 def test_on_a_gpu_a_busy_processor_says_nothing() -> None:
     rules = Rules(spinning=True)
     stall = after(2.0, seen=Seen(beat=beat(Phase.BACKWARD)), cpu=1.9, rules=rules)
-    assert stall is not None and stall.waits and not is_hung(rules, stall)
+    assert stall is not None and stall.waits and not hung(stall, rules)
+
+
+def test_a_rank_that_still_waits_although_its_group_is_over_hangs() -> None:
+    """It was told, its connections should be cut: it cannot hear, because something in it holds the interpreter."""
+    waiting, told = Seen(beat=beat(Phase.BACKWARD)), Seen(beat=beat(Phase.BACKWARD), ignores_order=True)
+    watched = watch(None, waiting, 0.0)
+    ends = []
+    for seen in [waiting] * 20 + [told] * 12:
+        watched = watch(watched, seen, LOOK_SECONDS)
+        stall = stalled(DEFAULT, watched)
+        ends.append(stall is not None and is_hung(DEFAULT, watched, stall))
+    assert ends.index(True) == 20 + 9, "two seconds after it was told"
 
 
 def test_a_collective_that_nobody_ends_ends_at_last() -> None:
     stall = after(WAIT_SECONDS + 1, seen=Seen(beat=beat(Phase.AGREEING)))
-    assert stall is not None and is_hung(DEFAULT, stall)
+    assert stall is not None and hung(stall)
 
 
 def test_a_stopped_rank_hangs_whatever_it_was_doing() -> None:
     for phase in Phase:
         stall = after(2.0, seen=Seen(beat=beat(phase), state="T"))
-        assert stall is not None and stall.stopped and is_hung(DEFAULT, stall)
+        assert stall is not None and stall.stopped and hung(stall)
 
 
 def test_of_a_script_nothing_is_known_but_that_it_is_stopped() -> None:
     assert after(3600.0, seen=Seen(beat=None)) is None
     stall = after(2.0, seen=Seen(beat=None, state="T"))
-    assert stall is not None and is_hung(DEFAULT, stall)
+    assert stall is not None and hung(stall)
 
 
 def test_a_rank_that_is_stopped_for_a_moment_is_left_alone() -> None:

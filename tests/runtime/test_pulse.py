@@ -61,13 +61,28 @@ def test_the_newest_durations_are_kept() -> None:
     assert max(beat.durations) == pytest.approx(RING + 11) and min(beat.durations) == pytest.approx(12.0)
 
 
-def test_a_new_group_starts_from_nothing() -> None:
+def test_in_a_new_group_the_first_step_is_not_timed_but_the_old_ones_are_remembered() -> None:
     life = Life()
     for _ in range(30):
         life.step(1.0)
     life.pulse.begin()
     beat = read(life.page)
-    assert beat is not None and (beat.step, beat.phase, beat.timed) == (0, Phase.STARTING, 0)
+    assert beat is not None and (beat.step, beat.phase, beat.timed) == (0, Phase.STARTING, 29)
+    life.pulse.enter(Phase.LOADING, 530)
+    life.step(60.0)
+    life.step(2.0)
+    beat = read(life.page)
+    assert beat is not None and beat.timed == 30 and max(beat.durations) == pytest.approx(2.0)
+
+
+def test_own_time_is_what_is_spent_without_waiting_for_others() -> None:
+    life = Life()
+    for _ in range(10):
+        life.step(4.0)  # one second in each phase; two of them are its own
+    assert life.pulse.own_seconds() == pytest.approx(2.0)
+    assert life.pulse.own_seconds() == 0.0
+    life.step(8.0)
+    assert life.pulse.own_seconds() == pytest.approx(4.0)
 
 
 def test_a_page_that_nobody_has_written_to_or_somebody_else_says_nothing() -> None:

@@ -61,6 +61,7 @@ class Pulse:
     ) -> None:  # fmt: skip
         self._page = page if page is not None else bytearray(PAGE)
         self._clock, self._armed = clock, armed
+        self._timed = 0
         self.begin()
 
     @classmethod
@@ -79,11 +80,11 @@ class Pulse:
         return cls(page, armed=True)
 
     def begin(self) -> None:
-        """A new group: its first step is like no other, and the old ones' durations say nothing about it."""
-        self.step, self._phase, self._spent, self._timed = 0, Phase.STARTING, 0.0, -1
+        """A new group. Its first step is not timed: it compiles, allocates, connects. What is known of others stays."""
+        self.step, self._phase, self._since = 0, Phase.STARTING, self._clock()
+        self._begun, self._spent = 0, 0.0
         self._own, self._own_steps = 0.0, 0
-        self._since = self._clock()
-        _REST.pack_into(self._page, _NOW.size, 0, self._armed)
+        _REST.pack_into(self._page, _NOW.size, self._timed, self._armed)
         _NOW.pack_into(self._page, 0, 0, Phase.STARTING, self._since)
 
     def enter(self, phase: Phase, step: int | None = None) -> None:
@@ -107,12 +108,13 @@ class Pulse:
         return mean
 
     def _next_step(self) -> None:
-        """Write down how long the last one took, but for the first: it compiles, allocates and connects."""
-        if self._timed > 0:
-            _DURATION.pack_into(self._page, _RING_AT + (self._timed - 1) % RING * _DURATION.size, self._spent)
+        """Write down how long the last one took, if there was one."""
+        if self._begun > 1:
+            _DURATION.pack_into(self._page, _RING_AT + self._timed % RING * _DURATION.size, self._spent)
+            self._timed += 1
             _REST.pack_into(self._page, _NOW.size, self._timed, self._armed)
-        self._timed += 1
-        self._own_steps += 1
+        self._own_steps += self._begun > 0
+        self._begun += 1
         self._spent = 0.0
 
 

@@ -53,6 +53,8 @@ class Seen:
     cpu_seconds: float = 0.0
     starved_seconds: float = 0.0
     """It could run, but got no processor."""
+    ignores_order: bool = False
+    """Its group is over, it was told, and it has not moved since."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,8 @@ class Watched:
     """Seconds in which it could have moved but did not."""
     cpu_before: float = 0.0
     """Its processor time when the stall began."""
+    deaf: float = 0.0
+    """The part of the stall since it was told that its group is over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +86,8 @@ def watch(before: Watched | None, seen: Seen, elapsed: float) -> Watched:
         return Watched(seen=seen, cpu_before=seen.cpu_seconds)
     starved = max(0.0, seen.starved_seconds - before.seen.starved_seconds)
     counted = max(0.0, min(elapsed, MAX_GAP) - starved) if seen.state != "t" else 0.0  # a debugger's: somebody knows
-    return replace(before, seen=seen, stalled=before.stalled + counted)
+    deaf = before.deaf + counted if seen.ignores_order else 0.0
+    return replace(before, seen=seen, stalled=before.stalled + counted, deaf=deaf)
 
 
 def stalled(rules: Rules, watched: Watched) -> Stall | None:
@@ -97,8 +102,10 @@ def stalled(rules: Rules, watched: Watched) -> Stall | None:
     return Stall(step=beat.step, phase=beat.phase, seconds=watched.stalled, stopped=stopped, busy=busy)
 
 
-def is_hung(rules: Rules, stall: Stall) -> bool:
-    """Its own fault for all that can be seen here, or nobody's and too long."""
+def is_hung(rules: Rules, watched: Watched, stall: Stall) -> bool:
+    """Its own fault for all that can be seen here, or nobody's and too long, or its wait was ended and it waits still."""
+    if watched.deaf + LOOK_SECONDS > FLOOR_SECONDS:
+        return True
     return not stall.waits or stall.seconds > max(WAIT_SECONDS, 2 * (rules.timeout or 0.0))
 
 

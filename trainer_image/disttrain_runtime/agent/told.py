@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from disttrain_contract.messages import (
+    AgentState,
     Checkpoint,
     CheckpointProblem,
     Failure,
@@ -13,6 +14,7 @@ from disttrain_contract.messages import (
     Report,
     Restore,
 )
+from disttrain_contract.stall import Stall
 from disttrain_runtime.agent.decide import Agent
 
 
@@ -51,7 +53,7 @@ class Told:
         return self.progress.step if self.progress else None
 
 
-def present(agent: Agent, told: Told, processes: int, now: float) -> Report:
+def present(agent: Agent, told: Told, processes: int, now: float, stall: Stall | None = None) -> Report:
     """The whole present state of the pod."""
     failure = agent.failure
     if failure is not None:
@@ -65,4 +67,5 @@ def present(agent: Agent, told: Told, processes: int, now: float) -> Report:
         checkpoint_problem=told.checkpoint_problem,
         restore=told.restore,
         failure=failure,
+        stall=stall if agent.state is AgentState.RUNNING else None,
     )

@@ -51,7 +51,7 @@ class Watch:
         found = {pid: hang.stalled(self._rules, watched) for pid, watched in self._watched.items()}
         stalls = {pid: stall for pid, stall in found.items() if stall is not None}
         self._tell(min(stalls.values(), key=suspicion) if stalls and len(stalls) == len(found) else None)
-        hung = {pid: stall for pid, stall in stalls.items() if hang.is_hung(self._rules, stall)}
+        hung = {pid: stall for pid, stall in stalls.items() if hang.is_hung(self._rules, self._watched[pid], stall)}
         if hung and self._ending is None:
             pid = min(hung, key=lambda pid: suspicion(hung[pid]))
             self._ending = self._loop.create_task(self._end(ranks[pid], hung[pid]))
@@ -69,6 +69,7 @@ class Watch:
             state=kernel.state if kernel else "Z",
             cpu_seconds=kernel.cpu_seconds if kernel else 0.0,
             starved_seconds=kernel.starved_seconds if kernel else 0.0,
+            ignores_order=rank.ignores_order,
         )
         return hang.watch(self._watched.get(rank.pid), seen, elapsed)
 

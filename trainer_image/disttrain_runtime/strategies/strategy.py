@@ -6,21 +6,36 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from disttrain_contract.stall import Phase
 from disttrain_runtime.checkpoint.manifest import Fingerprint
 from disttrain_runtime.data import Batch
+from disttrain_runtime.groups import Group
 
 
 class Strategy(ABC):
-    """Owns the model and the optimizer of one rank."""
+    """Owns the model and the optimizer of one rank, from group to group."""
 
+    device: torch.device
     enter: Callable[[Phase], None] = staticmethod(lambda phase: None)
     """Hears in which part of a step the rank is: that tells who hangs from who waits for it. The loop sets it."""
 
-    def rehearse(self, batch: Batch) -> None:  # noqa: B027 - most strategies have nothing to rehearse
-        """Called once before the first step of an incarnation, with that step's batch. Must not change any state."""
+    @abstractmethod
+    def rehearse(self, batch: Batch) -> None:
+        """Once in a process's life, before it joins its first group: do what the first step would do besides training.
+
+        Called inside `groups.alone()`. Must not change any state.
+        """
+
+    @abstractmethod
+    def join(self, group: Group) -> None:
+        """Belong to this group from now on. A step that the last group broke off is as if it had never begun."""
+
+    @abstractmethod
+    def equalise(self) -> None:
+        """Make all ranks start from rank 0's state: there is no other. A collective."""
 
     @abstractmethod
     def step(self, batch: Batch) -> Tensor:
