@@ -44,6 +44,18 @@ class LoopsBackward(torch.autograd.Function):
         loop_for_ever(0)
 
 
+class HoldsBackward(torch.autograd.Function):
+    """Waits for ever where the gradients are exchanged, and lets no other thread of its process run."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        hold_the_interpreter(0)
+
+
 class NoNumber(torch.autograd.Function):
     """The value is fine, its gradient is not."""
 
@@ -102,7 +114,11 @@ HANGS: dict[str, Callable[[int], None]] = {
     "sleeps": sleep_for_ever,
 }
 
-GRADIENTS: dict[str, type[torch.autograd.Function]] = {"backward": LoopsBackward, "poison": NoNumber}
+GRADIENTS: dict[str, type[torch.autograd.Function]] = {
+    "backward": LoopsBackward,
+    "deaf": HoldsBackward,
+    "poison": NoNumber,
+}
 
 
 def build(fault: str = "", rank: int = 1, at: int = 30, steps: int = 2000, pause: float = 0.0) -> Task:
