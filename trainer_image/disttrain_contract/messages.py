@@ -124,6 +124,16 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """A rank lives on without a group."""
+
+    incarnation: int
+    """Whose group is broken. When the agent has told the rank of a newer one, that is no news and nobody's failure."""
+    failure: Failure
+    """What the rank saw."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Agent → operator: the whole present state of one pod."""
 
@@ -190,7 +200,7 @@ class RankEvent(StrEnum):
     """Its group is broken. It lives, keeps its state and waits for an `Order`; the body says what it saw."""
 
 
-RankBody = Progress | Checkpoint | CheckpointProblem | Restore | Failure
+RankBody = Progress | Checkpoint | CheckpointProblem | Restore | Failure | Holding
 
 BODIES: dict[RankEvent, type[RankBody]] = {
     RankEvent.PROGRESS: Progress,
@@ -198,7 +208,7 @@ BODIES: dict[RankEvent, type[RankBody]] = {
     RankEvent.CHECKPOINT_PROBLEM: CheckpointProblem,
     RankEvent.RESTORE: Restore,
     RankEvent.FAILURE: Failure,
-    RankEvent.HOLDING: Failure,
+    RankEvent.HOLDING: Holding,
 }
 
 

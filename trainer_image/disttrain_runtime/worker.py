@@ -95,7 +95,7 @@ class Worker:
         with self._guard:
             self._connections = None
         leave_group()
-        self.reporter.holding(self._failure(judge(error)))
+        self.reporter.holding(self.config.identity.incarnation, self._failure(judge(error)))
         if self._take_place(self.config.identity.incarnation):
             return True
         training.checkpoints.leave(training.step, time.monotonic())

@@ -17,6 +17,7 @@ from disttrain_contract.messages import (
     AgentState,
     Assignment,
     Failure,
+    Holding,
     Membership,
     Order,
     RankBody,
@@ -301,10 +302,10 @@ class App:
     def _heard_message(self, spec: RankSpec, event: RankEvent, body: RankBody) -> None:
         if spec.rank == SPARE:
             return  # it has no place yet, so nothing that it says is about the job
-        if event is not RankEvent.HOLDING:
-            self._told = self._told.hear(spec.local_rank, body)
-        if event is RankEvent.HOLDING and isinstance(body, Failure):
-            self._apply(d.RankHolds(spec.local_rank, body))
+        self._told = self._told.hear(spec.local_rank, body)
+        if isinstance(body, Holding):
+            if body.incarnation == self._agent.incarnation:
+                self._apply(d.RankHolds(spec.local_rank, body.failure))
         elif isinstance(body, Failure):
             death = Death(rank=spec.rank, local_rank=spec.local_rank, status=0, said=body, step=self._told.step)
             if (failure := diagnose(death)) is not None:

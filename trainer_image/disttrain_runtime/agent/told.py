@@ -9,6 +9,7 @@ from disttrain_contract.messages import (
     Checkpoint,
     CheckpointProblem,
     Failure,
+    Holding,
     Progress,
     RankBody,
     Report,
@@ -40,6 +41,8 @@ class Told:
                 return replace(self, checkpoint_problem=body)
             case Restore():
                 return replace(self, restore=body)
+            case Holding():
+                return self
             case Failure():
                 return replace(self, failures={local_rank: body, **self.failures})
 
