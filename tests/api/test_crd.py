@@ -63,7 +63,7 @@ def test_lists_and_maps_that_users_write_are_bounded() -> None:
         "spec.runtimeRef", "spec.queueName", "spec.strategy.compression", "spec.strategy.privacy",
         "spec.strategy.parallelism.pipeline", "spec.strategy.parallelism.tensor", "spec.strategy.parallelism.shard",
         "spec.strategy.synchronization.method", "spec.checkpoint.remote",
-        "spec.recovery.hangTimeoutSeconds", "spec.recovery.rules[].onLog", "spec.recovery.rules[].action",
+        "spec.recovery.rules[].onLog", "spec.recovery.rules[].action",
     ],
 )  # fmt: skip
 def test_what_has_no_behaviour_yet_is_refused_by_name(field: str) -> None:

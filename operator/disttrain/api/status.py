@@ -16,7 +16,7 @@ class Condition(ApiModel):
     """metav1.Condition."""
 
     type: Annotated[str, Field(max_length=316)] = Field(
-        description="Admitted, WorkersReady, StandbyReady, Running, Restarting, Checkpointed, RestoreVerified, Suspended, Succeeded or Failed."
+        description="Admitted, WorkersReady, StandbyReady, Running, Restarting, Checkpointed, RestoreVerified, Straggler, Suspended, Succeeded or Failed."
     )
     status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
     observed_generation: int | None = Field(

@@ -21,6 +21,7 @@ class Type(StrEnum):
     RESTARTING = "Restarting"
     CHECKPOINTED = "Checkpointed"
     RESTORE_VERIFIED = "RestoreVerified"
+    STRAGGLER = "Straggler"
     SUSPENDED = "Suspended"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from disttrain_contract import exits
 from disttrain_contract.failures import NEVER_CHARGED, FailureClass
 from disttrain_contract.messages import AgentState, Failure
+from disttrain_contract.stall import Stall, everybody_waits, suspicion
 from disttrain_operator.core import group
 from disttrain_operator.core.conditions import Type, is_true
 from disttrain_operator.core.model import Job, Pod, Spec, Verdict, World
@@ -22,6 +23,9 @@ milliseconds, but the news of two agents can overtake each other."""
 
 VICTIM_CODES = frozenset({143})
 """A rank that ended by the SIGTERM that another worker's shutdown spread is not the cause."""
+
+_DIED = (False, False, -1, -1)
+"""More suspicious than any that hangs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +43,13 @@ class Found:
     traceback: str | None = None
     step: int | None = None
     seconds_ago: float = 0.0
+    stall: Stall | None = None
 
     @property
     def is_victim(self) -> bool:
         """Failed because somebody else did."""
-        return self.failure_class is FailureClass.NETWORK or self.exit_code in VICTIM_CODES
+        waited = self.stall is not None and self.stall.waits
+        return waited or self.failure_class is FailureClass.NETWORK or self.exit_code in VICTIM_CODES
 
 
 def failures(world: World) -> tuple[Found, ...]:
@@ -96,8 +102,29 @@ def unheard(world: World) -> tuple[Pod, ...]:
 
 
 def root_cause(found: tuple[Found, ...]) -> Found:
-    """The one to blame: a lost or failed worker before its victims, the earliest first."""
-    return min(found, key=lambda f: (f.is_victim, -f.seconds_ago, f.index))
+    """The one to blame: a lost or failed worker before its victims; one that died before one that hung, for a death is a
+    fact and a hang a conclusion; of hung ones the most suspicious; then the earliest."""
+    return min(found, key=lambda f: (f.is_victim, suspicion(f.stall) if f.stall else _DIED, -f.seconds_ago, f.index))
+
+
+def deadlock(world: World) -> Found | None:
+    """All ranks of the group wait for each other, so none of their agents has anybody to blame: the furthest behind stands
+    for all. A network that swallows packets looks like this, and ranks that disagree on what to do next."""
+    n, spec = world.job.status.incarnation, world.job.spec
+    members = {p.index: p for p in world.pods if p.exit is None and not p.foreign and p.agent and p.agent.connected}
+    reports = [members[i].report if i in members else None for i in range(spec.workers)]
+    stalls = [
+        r.stall if r is not None and r.incarnation == n and r.state is AgentState.RUNNING else None for r in reports
+    ]
+    if not group_formed(world) or not everybody_waits(stalls):
+        return None
+    index, stall = min(((i, s) for i, s in enumerate(stalls) if s is not None), key=lambda found: suspicion(found[1]))
+    pod = members[index]
+    return Found(
+        index=index, pod=pod.name, pod_uid=pod.uid, node=pod.node, failure_class=FailureClass.HANG, step=stall.step, stall=stall,
+        message=f"all ranks wait for each other after step {stall.step}, {pod.name} in its {stall.phase.word} phase: "
+        "the network between the workers loses packets, or ranks disagree on what to do next",
+    )  # fmt: skip
 
 
 def verdict(spec: Spec, found: Found) -> Verdict:
@@ -135,7 +162,7 @@ def _told(pod: Pod, failure: Failure) -> Found:
     return Found(
         index=pod.index, pod=pod.name, pod_uid=pod.uid, node=pod.node, failure_class=failure.failure_class,
         message=failure.message, exit_code=failure.exit_code, rank=failure.rank, traceback=failure.traceback or None,
-        step=failure.step if failure.step is not None else _step(pod), seconds_ago=failure.seconds_ago,
+        step=failure.step if failure.step is not None else _step(pod), seconds_ago=failure.seconds_ago, stall=failure.stall,
     )  # fmt: skip
 
 

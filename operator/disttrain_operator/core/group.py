@@ -113,6 +113,12 @@ def membership(world: World) -> Membership | None:
     )
 
 
+def pod_of_rank(world: World, rank: int) -> Pod | None:
+    """The member that runs it."""
+    found = members(world)
+    return found.get(rank // processes_per_worker(found)) if 0 in found else None
+
+
 def processes_per_worker(group: dict[int, Pod]) -> int:
     """As the agents count them (GPUs are counted in the pod). Unequal pods are reported by `unequal`."""
     report = group[0].report

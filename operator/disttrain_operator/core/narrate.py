@@ -12,8 +12,15 @@ from disttrain_operator.core.conditions import Condition, Type, drop, find, is_t
 from disttrain_operator.core.model import Pod, Status, World
 
 WARNINGS = frozenset(
-    {(Type.ADMITTED, "False"), (Type.RESTARTING, "True"), (Type.CHECKPOINTED, "False"), (Type.RESTORE_VERIFIED, "False"), (Type.FAILED, "True")}
-)  # fmt: skip
+    {
+        (Type.ADMITTED, "False"),
+        (Type.RESTARTING, "True"),
+        (Type.CHECKPOINTED, "False"),
+        (Type.RESTORE_VERIFIED, "False"),
+        (Type.STRAGGLER, "True"),
+        (Type.FAILED, "True"),
+    }
+)
 """Transitions that somebody should look at."""
 
 QUIET = frozenset(
@@ -53,7 +60,8 @@ def observed(world: World, status: Status, now: datetime) -> Status:
     status = _standby_ready(world, status, now)
     status = _running(world, status, now)
     status = _checkpointed(world, status, now)
-    return _restore_verified(world, status, now)
+    status = _restore_verified(world, status, now)
+    return _straggler(world, status, now)
 
 
 def _workers_ready(world: World, status: Status, now: datetime) -> Status:
@@ -160,6 +168,21 @@ def _restore_verified(world: World, status: Status, now: datetime) -> Status:
     start = progress.restored(world)
     said = restored.verdict(status.incarnation, start, world.job.status.checkpoint) if start is not None else None
     return with_condition(world, status, Type.RESTORE_VERIFIED, *said, now) if said is not None else status
+
+
+def _straggler(world: World, status: Status, now: datetime) -> Status:
+    """Rank 0 names it, and has made sure of it; a condition appears only when there was one."""
+    said = progress.latest(world)
+    if said is None:
+        return status
+    if (slow := said.straggler) is not None:
+        pod = group.pod_of_rank(world, slow.rank)
+        where = f" on {pod.name} (node {pod.node or '?'})" if pod is not None else ""
+        message = f"rank {slow.rank}{where} takes {slow.factor:g} times as long as the median rank for its own part of a step: all wait for it"
+        return with_condition(world, status, Type.STRAGGLER, True, "SlowRank", message, now)
+    if find(status.conditions, Type.STRAGGLER) is None:
+        return status
+    return with_condition(world, status, Type.STRAGGLER, False, "NoStraggler", "all ranks are about equally fast", now)
 
 
 def state(status: Status) -> str:

@@ -58,6 +58,8 @@ def _decide(world: World, now: datetime) -> Plan:
         return finish.fail(world, progress.fold(world, now), now, "DeadlineExceeded", message)
     if found := failure.failures(world):
         return _failed(world, found, now)
+    if (stuck := failure.deadlock(world)) is not None:
+        return restart.restart(world, stuck, (), now)
     return _go_on(world, now)
 
 

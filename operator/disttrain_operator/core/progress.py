@@ -45,6 +45,11 @@ def restored(world: World) -> Restore | None:
     return next((r.restore for r in _reports(world) if r.restore is not None), None)
 
 
+def latest(world: World) -> Progress | None:
+    """What the present incarnation said last about its training, as it was said."""
+    return next((r.progress for r in _reports(world) if r.progress is not None), None)
+
+
 def _reports(world: World) -> Iterator[Report]:
     """Of the group of the present incarnation, rank 0's pod first."""
     place = {index: at for at, index in enumerate(group.seats(world.job))}
