@@ -221,8 +221,9 @@ class World:
         if incarnation > training.by:
             training.by = incarnation
             training.step = training.started_from = training.saved.step if training.saved else 0
-        training.step += 1
-        training.history.append((incarnation, training.step))
+        if training.step < self.steps:  # a suspension may come when all is done, and a resume after it
+            training.step += 1
+            training.history.append((incarnation, training.step))
         if training.step % SAVE_EVERY == 0:
             training.saved = Checkpoint(step=training.step, digest="d", path="p", incarnation=incarnation, time="")
         if (fault := self.faults.pop(training.step, None)) is not None:
