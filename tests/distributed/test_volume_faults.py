@@ -15,7 +15,7 @@ pytest.importorskip("torch")
 
 from disttrain_contract.env import CheckpointConfig, RunConfig
 from disttrain_contract.messages import CheckpointProblem
-from support.gloo_ranks import Door, Ranks
+from support.gloo_ranks import Door, Ranks, writer_of, writers_of
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(120)]
 
@@ -81,20 +81,13 @@ def test_training_goes_on_while_the_disk_is_full_and_saves_again_when_there_is_r
     assert sorted(p.name for p in (disk.path / "job" / "checkpoints").iterdir()) == ["step-00000020", "step-00000024"]
 
 
-def writers_of(pid: int) -> list[int]:
-    """The checkpoint writers that a rank has started."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    return [child for child in children if b"checkpoint-writer" in Path(f"/proc/{child}/cmdline").read_bytes()]
-
-
 def test_training_goes_on_when_the_process_that_writes_is_killed(tmp_path: Path) -> None:
     """As the kernel does when memory runs out: one save is lost, the next one is made by another process."""
     door = Door(tmp_path, at=7)
     config = replace(TASK, args=(*TASK.args, f"--doors={tmp_path}", "--at=[7]"))
     with Ranks(tmp_path / "logs", config, 2, job_dir=tmp_path / "job") as ranks:
         door.arrive()
-        (writer,) = writers_of(ranks.processes[0].pid)
+        writer = writer_of(ranks.processes[0].pid)
         assert writers_of(ranks.processes[1].pid) == [], "only the rank that leads has one"
         os.kill(writer, signal.SIGKILL)
         door.open()
