@@ -166,6 +166,16 @@ def test_a_lost_stream_alone_is_no_failure():
     assert answer.status.incarnation == 1 and answer.actions == ()
 
 
+def test_a_member_that_falls_silent_while_the_group_forms_is_lost_too() -> None:
+    job = a_job(status=starting(2))
+    first = ask(job, idle(0, 2), idle(1, 2, connected=False, silent=4.0), idle(2, 2))
+    assert first.status.incarnation == 2 and first.wake_at == later(6)
+    silent = idle(1, 2, connected=False, silent=10.0)
+    then = ask(replace(job, status=first.status), idle(0, 2), silent, idle(2, 2), now=later(6))
+    assert (then.status.incarnation, then.status.attempts, then.status.replacing) == (3, 0, ("uid-1",))
+    assert then.status.last_recovery.failure_class is FailureClass.NODE
+
+
 def test_an_out_of_memory_kill_is_said_as_such():
     answer = ask(a_job(status=running()), at_work(0), dead(1, 137, "OOMKilled"), at_work(2))
     assert answer.status.last_recovery.failure_class is FailureClass.OOM and "memory" in answer.reason
