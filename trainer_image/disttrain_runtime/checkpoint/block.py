@@ -24,10 +24,7 @@ class Block:
         """New memory, to read and write."""
         fd = os.memfd_create("checkpoint", os.MFD_CLOEXEC)
         os.ftruncate(fd, size)
-        block = cls(fd, mmap.mmap(fd, size))
-        with suppress(OSError):  # an optional gift: fewer page faults when it is touched first
-            block.map.madvise(mmap.MADV_HUGEPAGE)
-        return block
+        return cls(fd, mmap.mmap(fd, size))
 
     @classmethod
     def attach(cls, fd: int, size: int) -> Block:

@@ -1,7 +1,7 @@
 """The writer process: takes snapshots out of shared memory to the disk, beside training instead of in its way.
 
 A process of its own has its own interpreter lock, and hashing, writing and flushing never hold up a step. It knows no
-torch: it starts in a tenth of a second and costs ten megabytes. It keeps nothing between two requests, so when it dies
+torch: it starts in a tenth of a second and costs twenty megabytes. It keeps nothing between two requests, so when it dies
 the next one takes over; the rank's end of the line is `writer_process`.
 """
 
