@@ -77,6 +77,10 @@ install: cluster-up image-load ## the operator, by Helm
 bench-scale: cluster-up ## 1,000 jobs of 4 pods on KWOK: time, memory, writes
 	@$(PY) -m benchmarks.scale
 
+.PHONY: bench-corruption
+bench-corruption: setup ## 100,000 random damages of checkpoints: none may be accepted
+	@PYTHONPATH=trainer_image $(PY) -m benchmarks.corruption
+
 .PHONY: crd
 crd: setup ## regenerate crds/, which the chart links to
 	@$(PY) -m disttrain.api.crd > crds/disttrain.dev_disttrainjobs.yaml

@@ -81,6 +81,8 @@ class Checkpoint:
     """RFC 3339, from the pod's clock; for people only, nothing is decided by it."""
     bytes: int = 0
     seconds: float = 0.0
+    stalled_seconds: float = 0.0
+    """What training has waited for checkpoints in this incarnation, all of them together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

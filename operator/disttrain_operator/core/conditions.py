@@ -15,6 +15,8 @@ class Type(StrEnum):
 
     ADMITTED = "Admitted"
     WORKERS_READY = "WorkersReady"
+    STANDBY_READY = "StandbyReady"
+    """Only of a job that asks for standbys."""
     RUNNING = "Running"
     RESTARTING = "Restarting"
     CHECKPOINTED = "Checkpointed"

@@ -31,12 +31,13 @@ from disttrain_runtime.agent.cgroup import memory_group
 from disttrain_runtime.agent.devices import processes_per_worker, visible_gpus
 from disttrain_runtime.agent.diagnose import Death, cannot_start, diagnose
 from disttrain_runtime.agent.launch import (
-    PRELOAD,
+    SCRIPT_PRELOAD,
     SPARE,
     RankSpec,
     job_directory,
     parent_environment,
     place_environment,
+    preload,
     rank_specs,
     spare_spec,
 )
@@ -58,6 +59,8 @@ VOLUME_SECONDS = 5.0
 """How long the first ranks wait for the job's directory; a volume that hangs is the ranks' to report."""
 SPARE_SECONDS = 2.0
 """From the start of ranks until a spare is made behind them: it must not take the processor from what they do first."""
+SCRIPT_ROOM = 1 << 30
+"""Bytes of memory limit below which a program that is not ours is not preloaded: it may have been measured to fit."""
 SPARE_ROOM = 0.8
 """Of the container's memory limit: a spare that could bring the ranks beyond that is not made."""
 
@@ -95,7 +98,7 @@ class App:
         directory = job_directory(worker)
         self._output = Output(directory, self._room_soon)
         self._volume_ready = asyncio.ensure_future(_make(directory))
-        self._warm = self._make_warm() if worker.run.entrypoint is not None else None
+        self._warm = self._make_warm()
         listener = Listener(self._heard_lines, self._heard_message)
         self._supervisor = Supervisor(listener, self._rank_exited, init=True, warm=self._warm)
         self._watch = self._make_watch()
@@ -144,9 +147,13 @@ class App:
         dial = Dial(worker.operator_url, worker.operator_ca, self._places.token_file)
         return Stream(dial, lambda: self.report, self._assigned, self._output.say)
 
-    def _make_warm(self) -> Warm:
+    def _make_warm(self) -> Warm | None:
+        modules = preload(self._worker.run, self._environment.get("PATH"))
+        limit = self._memory.limit_bytes()
+        if not modules or (modules == SCRIPT_PRELOAD and limit is not None and limit < SCRIPT_ROOM):
+            return None
         environment = parent_environment(self._worker, self._processes, self._environment)
-        return Warm(PRELOAD, environment, self._output.say, self._memory.excuse)
+        return Warm(modules, environment, self._output.say, self._memory.excuse)
 
     def _make_watch(self) -> Watch:
         rules = hang.Rules(timeout=self._worker.run.hang_timeout_seconds, spinning=visible_gpus(self._environment) > 0)
