@@ -110,18 +110,20 @@ def root_cause(found: tuple[Found, ...]) -> Found:
 def deadlock(world: World) -> Found | None:
     """All ranks of the group wait for each other, so none of their agents has anybody to blame: the furthest behind stands
     for all. A network that swallows packets looks like this, and ranks that disagree on what to do next."""
-    n, spec = world.job.status.incarnation, world.job.spec
-    members = {p.index: p for p in world.pods if p.exit is None and not p.foreign and p.agent and p.agent.connected}
-    reports = [members[i].report if i in members else None for i in range(spec.workers)]
+    n = world.job.status.incarnation
+    members = {
+        at: p for at, p in group.members(world).items() if p.exit is None and p.agent is not None and p.agent.connected
+    }
+    reports = [members[at].report if at in members else None for at in range(len(group.seats(world.job)))]
     stalls = [
         r.stall if r is not None and r.incarnation == n and r.state is AgentState.RUNNING else None for r in reports
     ]
     if not group_formed(world) or not everybody_waits(stalls):
         return None
-    index, stall = min(((i, s) for i, s in enumerate(stalls) if s is not None), key=lambda found: suspicion(found[1]))
-    pod = members[index]
+    at, stall = min(((i, s) for i, s in enumerate(stalls) if s is not None), key=lambda found: suspicion(found[1]))
+    pod = members[at]
     return Found(
-        index=index, pod=pod.name, pod_uid=pod.uid, node=pod.node, failure_class=FailureClass.HANG, step=stall.step, stall=stall,
+        index=pod.index, pod=pod.name, pod_uid=pod.uid, node=pod.node, failure_class=FailureClass.HANG, step=stall.step, stall=stall,
         message=f"all ranks wait for each other after step {stall.step}, {pod.name} in its {stall.phase.word} phase: "
         "the network between the workers loses packets, or ranks disagree on what to do next",
     )  # fmt: skip
