@@ -39,8 +39,10 @@ def main() -> None:
     arms = list(_arms(chosen.arms))
     with step("the machine's limits"):
         machine = limits.measure(chosen.sizes)
-    found: dict[str, Any] = {"options": vars(chosen), "limits": machine, "platform": platform.platform(), "samples": []}
-    found["exactness"] = {}
+    asked = {name: getattr(chosen, name) for name in ("trials", "rounds", "sizes")}
+    found: dict[str, Any] = {
+        "options": asked, "platform": platform.platform(), "limits": machine, "exactness": {}, "samples": [],
+    }  # fmt: skip
     scratch = Path(tempfile.mkdtemp(prefix="recovery-", dir=chosen.scratch))
     for megabytes in chosen.sizes:
         ours = []
@@ -64,11 +66,15 @@ def _options() -> argparse.Namespace:
     options = argparse.ArgumentParser(prog="python -m benchmarks.recovery", description=__doc__)
     options.add_argument("--trials", type=int, default=20, help="faults of each kind, for each arm and size")
     options.add_argument("--rounds", type=int, default=ROUNDS, help="the trials come in so many rounds of all arms")
-    options.add_argument("--sizes", type=int, nargs="+", default=[4, 40, 400], choices=sorted(EVERY_STEPS), help="MB of state")
+    options.add_argument(
+        "--sizes", type=int, nargs="+", default=[4, 40, 400], choices=sorted(EVERY_STEPS), help="MB of state"
+    )
     options.add_argument("--arms", nargs="+", default=["torchrun", "torchft", "disttrain"])
     options.add_argument("--quick", action="store_true", help="3 trials at 4 MB in one round: does it work at all?")
     options.add_argument("--out", type=Path, default=OUT)
-    options.add_argument("--scratch", type=Path, help="where checkpoints and logs go for the time being (default: $TMPDIR)")
+    options.add_argument(
+        "--scratch", type=Path, help="where checkpoints and logs go for the time being (default: $TMPDIR)"
+    )
     chosen = options.parse_args()
     if chosen.quick:
         chosen.trials, chosen.rounds, chosen.sizes = 3, 1, [4]
@@ -95,7 +101,9 @@ def _turned(arms: list[Arm], by: int) -> list[Arm]:
 def _session(arm: Arm, scratch: Path, megabytes: int, number: int, chosen: argparse.Namespace) -> Outcome:
     share = len(range(number, chosen.trials, chosen.rounds))
     faults = draw(1000 * megabytes + number, list(RANKS) * share, EVERY_STEPS[megabytes])
-    run = Run(folder=scratch / f"{megabytes}-{number}-{arm.name}", megabytes=megabytes, every_steps=EVERY_STEPS[megabytes])
+    run = Run(
+        folder=scratch / f"{megabytes}-{number}-{arm.name}", megabytes=megabytes, every_steps=EVERY_STEPS[megabytes]
+    )
     with step(f"{megabytes} MB, round {number + 1} of {chosen.rounds}, {arm.name}: {len(faults)} faults") as shown:
         outcome = run_session(arm, run, faults)
         median = report.summary(outcome.samples)

@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.recovery.arms.arm import RANKS, THREADS, source_path
 from dev.access import REPOSITORY
 
-REPEATS = 5
+REPEATS = 3
 
 
 def measure(sizes: Sequence[int]) -> dict[str, Any]:

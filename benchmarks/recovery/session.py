@@ -18,7 +18,7 @@ LOOK_SECONDS = 0.002
 """Between looks while the moment of a fault is awaited; after it the marks carry their own times."""
 RELAXED_SECONDS = 0.05
 SETTLE_SECONDS = 2.0
-"""After a recovery, for spares and buffers to be made anew, before the next fault may come."""
+"""After a recovery, for spares to be made anew and reports to be written, before the next fault may come."""
 RECENT = 60
 """Marks before a fault that matter: the last twenty steps of three ranks. The whole list, looked through again and again,
 would take the processor from whom we measure."""
@@ -73,12 +73,11 @@ def run_session(arm: Arm, run: Run, faults: Sequence[Fault], least: int = 0) -> 
 
 
 def _one(group: Group, run: Run, marks: Marks, fault: Fault) -> dict[str, Any]:
-    earliest = time.monotonic() + SETTLE_SECONDS
     settled = marks.refresh().newest + run.every_steps
 
     def moment() -> bool:
         step = marks.refresh().newest
-        return time.monotonic() > earliest and step > settled and step % run.every_steps == fault.offset
+        return step > settled and step % run.every_steps == fault.offset
 
     _until(moment, RECOVERY_SECONDS, group, run, LOOK_SECONDS)
     time.sleep(fault.delay)
@@ -89,13 +88,12 @@ def _one(group: Group, run: Run, marks: Marks, fault: Fault) -> dict[str, Any]:
     _until(lambda: recovery(marks.refresh().all[recent:], at, fault.rank) is not None, RECOVERY_SECONDS, group, run)
     found = recovery(marks.all[recent:], at, fault.rank)
     assert found is not None
+    time.sleep(SETTLE_SECONDS)
     whole = {**asdict(found), "recomputed": found.recomputed, "load": os.getloadavg()[0]}
     return {"fault": fault.kind, "offset": fault.offset, **whole, "facts": dict(group.facts())}
 
 
-def _until(
-    true: Callable[[], bool], seconds: float, group: Group, run: Run, every: float = RELAXED_SECONDS
-) -> None:
+def _until(true: Callable[[], bool], seconds: float, group: Group, run: Run, every: float = RELAXED_SECONDS) -> None:
     end, looked = time.monotonic() + seconds, time.monotonic()
     while not true():
         now = time.monotonic()

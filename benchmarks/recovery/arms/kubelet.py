@@ -143,9 +143,7 @@ class Kubelet:
                 agent.kill()
 
 
-def container_environment(
-    variables: list[Raw], known: Mapping[str, str], mounts: Mapping[str, Path]
-) -> dict[str, str]:
+def container_environment(variables: list[Raw], known: Mapping[str, str], mounts: Mapping[str, Path]) -> dict[str, str]:
     """As the kubelet resolves it; a path below a mount becomes the folder's."""
     found = {}
     for variable in variables:
