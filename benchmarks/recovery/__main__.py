@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks.recovery import limits, report
 from benchmarks.recovery.arms.arm import Arm, Run
 from benchmarks.recovery.arms.disttrain import Disttrain
+from benchmarks.recovery.arms.torchft import Torchft
 from benchmarks.recovery.arms.torchrun import Torchrun
 from benchmarks.recovery.marks import Ledger, ledger
 from benchmarks.recovery.session import Outcome, draw, run_session
@@ -27,6 +28,7 @@ from dev.cluster.progress import say, step
 OUT = REPOSITORY / "benchmarks" / "results"
 EVERY_STEPS = {4: 50, 40: 20, 400: 10}
 """The checkpoint cadence by size, the same for all arms: about one a second at the least."""
+ARMS = ("torchrun", "torchft", "disttrain")
 ROUNDS = 5
 """Each arm is started so many times a size, in turns, and lives through its share of the faults."""
 RANKS = (1, 0)
@@ -69,7 +71,7 @@ def _options() -> argparse.Namespace:
     options.add_argument(
         "--sizes", type=int, nargs="+", default=[4, 40, 400], choices=sorted(EVERY_STEPS), help="MB of state"
     )
-    options.add_argument("--arms", nargs="+", default=["torchrun", "torchft", "disttrain"])
+    options.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     options.add_argument("--quick", action="store_true", help="3 trials at 4 MB in one round: does it work at all?")
     options.add_argument("--out", type=Path, default=OUT)
     options.add_argument(
@@ -82,10 +84,8 @@ def _options() -> argparse.Namespace:
 
 
 def _arms(names: list[str]) -> Iterator[Arm]:
-    known: dict[str, Arm] = {arm.name: arm for arm in (Torchrun(), Disttrain())}
+    known: dict[str, Arm] = {arm.name: arm for arm in (Torchrun(), Torchft(), Disttrain())}
     for name in names:
-        if name not in known:
-            continue
         if reason := known[name].missing():
             say(f"without {name}: {reason}")
         else:

@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from benchmarks.recovery.marks import Writer
 from torch import Tensor, nn
 from torch.optim import SGD
-
-from benchmarks.recovery.marks import Writer
 
 SAMPLES, BATCH = 960, 24
 """Over all ranks together; an epoch has 40 steps, so that every run sees the end of one."""

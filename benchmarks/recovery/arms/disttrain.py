@@ -17,9 +17,9 @@ from dev.access import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY / "tests"))  # as tests/conftest.py does
 
-from support import own_apiserver  # noqa: E402
-from support.operator_process import OperatorProcess  # noqa: E402
-from support.own_apiserver import ApiServer  # noqa: E402
+from support import own_apiserver
+from support.operator_process import OperatorProcess
+from support.own_apiserver import ApiServer
 
 JOB, NAMESPACE = "bench", "team"
 STEPS = 10**6

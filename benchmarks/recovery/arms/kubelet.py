@@ -147,10 +147,8 @@ def container_environment(variables: list[Raw], known: Mapping[str, str], mounts
     """As the kubelet resolves it; a path below a mount becomes the folder's."""
     found = {}
     for variable in variables:
-        if "valueFrom" in variable:
-            value = known[variable["valueFrom"]["fieldRef"]["fieldPath"]]
-        else:
-            value = variable.get("value", "").replace("$$", "$")
+        field = variable.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath")
+        value: str = known[field] if field else variable.get("value", "").replace("$$", "$")
         for mount, folder in mounts.items():
             if value == mount or value.startswith(mount + "/"):
                 value = str(folder) + value.removeprefix(mount)

@@ -13,7 +13,6 @@ from typing import Any
 
 from benchmarks.recovery.arms.arm import RANKS, Run, process
 
-
 OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 

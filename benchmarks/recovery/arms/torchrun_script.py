@@ -7,9 +7,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
-
 from benchmarks.recovery import workload
+from torch.nn.parallel import DistributedDataParallel
 
 
 def main() -> None:
