@@ -38,7 +38,7 @@ RANKS = (1, 0)
 def main() -> None:
     """Measure, check, write down."""
     chosen = _options()
-    arms = list(_arms(chosen.arms))
+    arms = list(chosen_arms(chosen.arms))
     with step("the machine's limits"):
         machine = limits.measure(chosen.sizes)
     asked = {name: getattr(chosen, name) for name in ("trials", "rounds", "sizes")}
@@ -83,7 +83,8 @@ def _options() -> argparse.Namespace:
     return chosen
 
 
-def _arms(names: list[str]) -> Iterator[Arm]:
+def chosen_arms(names: list[str]) -> Iterator[Arm]:
+    """Those that can run here; what is left out is said."""
     known: dict[str, Arm] = {arm.name: arm for arm in (Torchrun(), Torchft(), Disttrain())}
     for name in names:
         if reason := known[name].missing():

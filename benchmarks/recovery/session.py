@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.recovery.arms.arm import Arm, Group, Run
-from benchmarks.recovery.marks import Marks, finished, recovery
+from benchmarks.recovery.marks import Marks, Recovery, finished, recovery
 
 START_SECONDS, RECOVERY_SECONDS = 180.0, 180.0
 LOOK_SECONDS = 0.002
@@ -60,7 +60,7 @@ def run_session(arm: Arm, run: Run, faults: Sequence[Fault], least: int = 0) -> 
     marks = Marks(run.marks)
     with arm.train(run) as group:
         began = time.monotonic()
-        _until(lambda: marks.refresh().newest > run.every_steps, START_SECONDS, group, run)
+        until(lambda: marks.refresh().newest > run.every_steps, START_SECONDS, group, run)
         ready = time.monotonic() - began
         usual = _step_seconds(marks)
         samples = []
@@ -68,7 +68,7 @@ def run_session(arm: Arm, run: Run, faults: Sequence[Fault], least: int = 0) -> 
             found = _one(group, run, marks, fault)
             samples.append({"arm": arm.name, "megabytes": run.megabytes, "start": ready, **found})
         target = max(least, marks.newest) // run.every_steps * run.every_steps + run.every_steps
-        _until(lambda: marks.refresh().newest > target, RECOVERY_SECONDS + target * usual, group, run)
+        until(lambda: marks.refresh().newest > target, RECOVERY_SECONDS + target * usual, group, run)
     return Outcome(samples, usual, marks.refresh())
 
 
@@ -79,21 +79,29 @@ def _one(group: Group, run: Run, marks: Marks, fault: Fault) -> dict[str, Any]:
         step = marks.refresh().newest
         return step > settled and step % run.every_steps == fault.offset
 
-    _until(moment, RECOVERY_SECONDS, group, run, LOOK_SECONDS)
+    until(moment, RECOVERY_SECONDS, group, run, LOOK_SECONDS)
     time.sleep(fault.delay)
-    pid = marks.refresh().pid(fault.rank)
-    at = time.monotonic_ns()
-    os.kill(pid, signal.SIGKILL)
-    recent = max(0, len(marks.all) - RECENT)
-    _until(lambda: recovery(marks.refresh().all[recent:], at, fault.rank) is not None, RECOVERY_SECONDS, group, run)
-    found = recovery(marks.all[recent:], at, fault.rank)
-    assert found is not None
+    found = strike(group, run, marks, fault.rank)
     time.sleep(SETTLE_SECONDS)
     whole = {**asdict(found), "recomputed": found.recomputed, "load": os.getloadavg()[0]}
     return {"fault": fault.kind, "offset": fault.offset, **whole, "facts": dict(group.facts())}
 
 
-def _until(true: Callable[[], bool], seconds: float, group: Group, run: Run, every: float = RELAXED_SECONDS) -> None:
+def strike(group: Group, run: Run, marks: Marks, rank: int) -> Recovery:
+    """SIGKILL to a rank, and wait until that is over."""
+    pid = marks.refresh().pid(rank)
+    recent = max(0, len(marks.all) - RECENT)
+    at = time.monotonic_ns()
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: recovery(marks.refresh().all[recent:], at, rank) is not None, RECOVERY_SECONDS, group, run)
+    found = recovery(marks.all[recent:], at, rank)
+    if found is None:
+        raise AssertionError("marks do not change")
+    return found
+
+
+def until(true: Callable[[], bool], seconds: float, group: Group, run: Run, every: float = RELAXED_SECONDS) -> None:
+    """Wait. Raises SystemExit when it takes too long, or when the group has given up."""
     end, looked = time.monotonic() + seconds, time.monotonic()
     while not true():
         now = time.monotonic()

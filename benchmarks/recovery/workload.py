@@ -12,6 +12,7 @@ import torch.distributed as dist
 from benchmarks.recovery.marks import Writer
 from torch import Tensor, nn
 from torch.optim import SGD
+from typing_extensions import override
 
 SAMPLES, BATCH = 960, 24
 """Over all ranks together; an epoch has 40 steps, so that every run sees the end of one."""
@@ -43,6 +44,7 @@ class Samples(torch.utils.data.Dataset[tuple[Tensor, tuple[int, int]]]):
     def __len__(self) -> int:
         return SAMPLES
 
+    @override
     def __getitem__(self, i: int) -> tuple[Tensor, tuple[int, int]]:
         return self.inputs[i], (self.labels[i], i)
 
@@ -82,6 +84,7 @@ class WitnessedSGD(SGD):
         """Steps in the state, restored ones included."""
         return int(self.param_groups[0]["finished"])
 
+    @override
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update, count, say so."""
         super().step(closure)
@@ -117,5 +120,5 @@ def settings() -> dict[str, str]:
 def _digest(tensors: Iterable[Tensor]) -> str:
     whole = hashlib.sha256()
     for tensor in tensors:
-        whole.update(tensor.detach().numpy())
+        whole.update(tensor.detach().numpy())  # type: ignore[arg-type]  # arrays have the buffer interface
     return whole.hexdigest()[:16]

@@ -81,6 +81,11 @@ class _Group:
     def __init__(self, server: ApiServer, operator: OperatorProcess) -> None:
         self._server, self._operator = server, operator
 
+    @property
+    def operator_pid(self) -> int:
+        """Of the operator process."""
+        return self._operator.process.pid
+
     def facts(self) -> Mapping[str, Any]:
         """The status: what the operator measured, and where the state came from."""
         status = self._status()

@@ -179,4 +179,5 @@ async def main(server: str, token: str, namespace: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:4], Path(sys.argv[4])))
+    _, server, token, namespace, folder = sys.argv
+    asyncio.run(main(server, token, namespace, Path(folder)))

@@ -53,12 +53,12 @@ def lighthouse(run: Run) -> Iterator[str]:
     """Its address."""
     with (run.folder / "lighthouse.log").open("wb") as log:
         started = subprocess.Popen(
-            [PYTHON, "-c", LIGHTHOUSE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+            [PYTHON, "-c", LIGHTHOUSE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
             start_new_session=True,
         )  # fmt: skip
     try:
         assert started.stdout is not None
-        yield started.stdout.readline().strip()
+        yield started.stdout.readline().decode().strip()
     finally:
         end(started)
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from benchmarks.recovery import workload
 from benchmarks.recovery.arms.torchrun_script import save
-from torch import distributed as dist
-from torchft import Manager, Optimizer, ProcessGroupGloo
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torchft import Manager, Optimizer, ProcessGroupGloo  # type: ignore[import-not-found]
 
 TIMEOUT = timedelta(seconds=30)
 """For collectives of 400 MB on a busy machine; the death of a peer is seen by its closed connection."""
@@ -28,7 +28,7 @@ def main() -> None:
     given = workload.settings()
     file, every, rank = Path(given["folder"]) / "checkpoint.pt", int(given["every_steps"]), int(given["rank"])
     os.environ["RANK"], os.environ["WORLD_SIZE"] = "0", "1"  # within the replica group
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     model = workload.model(int(given["megabytes"]))
     place: list[int] = [rank, 1]
     witness = workload.Witness(given["marks"], int(given["digest_every"]), lambda: (place[0], place[1]))
