@@ -28,7 +28,8 @@ from dev.cluster.progress import say, step
 OUT = REPOSITORY / "benchmarks" / "results"
 EVERY_STEPS = {4: 50, 40: 20, 400: 10}
 """The checkpoint cadence by size, the same for all arms: about one a second at the least."""
-ARMS = ("torchrun", "torchft", "disttrain")
+OURS = "disttrain"
+ARMS = ("torchrun", "torchft", OURS)
 ROUNDS = 5
 """Each arm is started so many times a size, in turns, and lives through its share of the faults."""
 RANKS = (1, 0)
@@ -49,10 +50,10 @@ def main() -> None:
     for megabytes in chosen.sizes:
         ours = []
         for number in range(chosen.rounds):
-            for arm in _turned(arms, number):
+            for arm in turned(arms, number):
                 outcome = _session(arm, scratch, megabytes, number, chosen)
                 found["samples"] += outcome.samples
-                ours += [outcome] if arm.name == Disttrain.name else []
+                ours += [outcome] if arm.name == OURS else []
                 report.write(found, chosen.out)
         if ours:
             found["exactness"][megabytes] = _exactness(ours, scratch, megabytes)
@@ -93,7 +94,7 @@ def chosen_arms(names: list[str]) -> Iterator[Arm]:
             yield known[name]
 
 
-def _turned(arms: list[Arm], by: int) -> list[Arm]:
+def turned(arms: list[Arm], by: int) -> list[Arm]:
     """Nobody is always the first."""
     by %= len(arms)
     return arms[by:] + arms[:by]

@@ -80,6 +80,11 @@ class Marks:
         return next(m.pid for m in reversed(self.all) if m.rank == rank)
 
     @property
+    def present(self) -> set[int]:
+        """The ranks that took part in the last few steps."""
+        return {m.rank for m in self.all[-10:]}
+
+    @property
     def newest(self) -> int:
         """The newest step that any rank has finished last; 0 before the first."""
         return self.all[-1].step if self.all else 0

@@ -55,12 +55,12 @@ def table(samples: Sequence[Sample], ours: str = "disttrain") -> str:
     return "\n".join(lines)
 
 
-def write(found: dict[str, Any], out: Path) -> None:
+def write(found: dict[str, Any], out: Path, name: str = "recovery") -> None:
     """`recovery.json`, `recovery.md`, `recovery.png`."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "recovery.json").write_text(json.dumps(found, indent=1) + "\n")
-    (out / "recovery.md").write_text(table(found["samples"]) + "\n")
-    _plot(found["samples"], out / "recovery.png")
+    (out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    (out / f"{name}.md").write_text(table(found["samples"]) + "\n")
+    _plot(found["samples"], out / f"{name}.png")
 
 
 def _plot(samples: Sequence[Sample], file: Path) -> None:
@@ -84,6 +84,6 @@ def _plot(samples: Sequence[Sample], file: Path) -> None:
         axis.set(title=f"{megabytes} MB of state", yscale="log", xticks=range(len(names)))
         axis.set_xticklabels(names, fontsize=7, rotation=45, ha="right")
         axis.grid(axis="y", alpha=0.3)
-    axes[0][0].set_ylabel("seconds from SIGKILL to the first new step")
+    axes[0][0].set_ylabel("seconds from the fault to the first new step")
     figure.tight_layout()
     figure.savefig(file, dpi=110)

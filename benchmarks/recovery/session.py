@@ -8,9 +8,9 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
-from benchmarks.recovery.arms.arm import Arm, Group, Run
+from benchmarks.recovery.arms.arm import RANKS, Arm, Group, Run
 from benchmarks.recovery.marks import Marks, Recovery, finished, recovery
 
 START_SECONDS, RECOVERY_SECONDS = 180.0, 180.0
@@ -26,8 +26,9 @@ would take the processor from whom we measure."""
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """SIGKILL to a rank, so many steps after a checkpoint and so far into the step after it."""
+    """SIGKILL to a rank, or the deletion of its pod, so many steps after a checkpoint and so far into the step after it."""
 
+    what: Literal["rank", "pod"]
     rank: int
     offset: int
     delay: float
@@ -35,13 +36,13 @@ class Fault:
     @property
     def kind(self) -> str:
         """For tables."""
-        return f"kill rank {self.rank}"
+        return f"kill rank {self.rank}" if self.what == "rank" else "delete a pod"
 
 
-def draw(seed: int, ranks: Sequence[int], every_steps: int) -> list[Fault]:
+def draw(seed: int, ranks: Sequence[int], every_steps: int, what: Literal["rank", "pod"] = "rank") -> list[Fault]:
     """The same for all arms. Not within two steps before the next checkpoint, for its digest would count as recovery."""
     dice = random.Random(seed)
-    return [Fault(r, dice.randrange(1, every_steps - 2), dice.uniform(0, 0.02)) for r in ranks]
+    return [Fault(what, r, dice.randrange(1, every_steps - 2), dice.uniform(0, 0.02)) for r in ranks]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +78,25 @@ def _one(group: Group, run: Run, marks: Marks, fault: Fault) -> dict[str, Any]:
 
     def moment() -> bool:
         step = marks.refresh().newest
-        return step > settled and step % run.every_steps == fault.offset
+        return step > settled and step % run.every_steps == fault.offset and len(marks.present) == RANKS
 
     until(moment, RECOVERY_SECONDS, group, run, LOOK_SECONDS)
     time.sleep(fault.delay)
-    found = strike(group, run, marks, fault.rank)
+    found = strike(group, run, marks, fault.rank, None if fault.what == "rank" else group.delete_pod)
     time.sleep(SETTLE_SECONDS)
     whole = {**asdict(found), "recomputed": found.recomputed, "load": os.getloadavg()[0]}
     return {"fault": fault.kind, "offset": fault.offset, **whole, "facts": dict(group.facts())}
 
 
-def strike(group: Group, run: Run, marks: Marks, rank: int) -> Recovery:
-    """SIGKILL to a rank, and wait until that is over."""
+def strike(group: Group, run: Run, marks: Marks, rank: int, hit: Callable[[int], None] | None = None) -> Recovery:
+    """SIGKILL to a rank, or what `hit` does to it, and wait until that is over."""
     pid = marks.refresh().pid(rank)
     recent = max(0, len(marks.all) - RECENT)
     at = time.monotonic_ns()
-    os.kill(pid, signal.SIGKILL)
+    if hit is not None:
+        hit(rank)
+    else:
+        os.kill(pid, signal.SIGKILL)
     until(lambda: recovery(marks.refresh().all[recent:], at, rank) is not None, RECOVERY_SECONDS, group, run)
     found = recovery(marks.all[recent:], at, rank)
     if found is None:

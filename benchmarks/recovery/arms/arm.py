@@ -50,6 +50,9 @@ class Group(Protocol):
     def facts(self) -> Mapping[str, Any]:
         """What it says itself about its last recovery, for the phases."""
 
+    def delete_pod(self, rank: int) -> None:
+        """By force. Raises NotImplementedError where there are no pods."""
+
     def alive(self) -> bool:
         """False: it has given up, and waiting for it is vain."""
 

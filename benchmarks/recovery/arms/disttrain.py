@@ -6,22 +6,18 @@ Only the kubelet is played (see `kubelet.py`). What is measured goes through age
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from benchmarks.recovery.arms.arm import RANKS, THREADS, Run, process, source_path
-from dev.access import REPOSITORY
+from benchmarks.recovery.arms.arm import RANKS, THREADS, Run, source_path
+from benchmarks.recovery.arms.server import NAMESPACE, api_server, delete_pod, kubelet, missing
 
-sys.path.insert(0, str(REPOSITORY / "tests"))  # as tests/conftest.py does
-
-from support import own_apiserver
 from support.operator_process import OperatorProcess
 from support.own_apiserver import ApiServer
 
-JOB, NAMESPACE = "bench", "team"
+JOB = "bench"
 STEPS = 10**6
 """More than anybody waits for."""
 START_SECONDS = 60
@@ -30,29 +26,22 @@ START_SECONDS = 60
 class Disttrain:
     """Our own."""
 
-    name = "disttrain"
-
     def __init__(self, standby: int = 0) -> None:
         self._standby = standby
+        self.name = f"disttrain, {standby} standby" if standby else "disttrain"
 
     def missing(self) -> str | None:
         """The API server is built by `make cluster-up`."""
-        return own_apiserver.missing()
+        return missing()
 
     @contextmanager
     def train(self, run: Run) -> Iterator[_Group]:
         """API server, operator, kubelet, job; nothing of it is left to run beside the other arms."""
-        with own_apiserver.running(run.folder) as server:
+        with api_server(run) as server:
             operator = OperatorProcess(server, run.folder)
             try:
                 _wait_for_leader(operator)
-                with process(
-                    [
-                        "-m", "benchmarks.recovery.arms.kubelet", f"https://127.0.0.1:{server.port}", "admin-token",
-                        NAMESPACE, str(run.folder),
-                    ],
-                    {"PYTHONPATH": source_path()}, run.folder / "kubelet.log",
-                ):  # fmt: skip
+                with kubelet(server, run):
                     server.apply(self._job(run))
                     yield _Group(server, operator)
             finally:
@@ -85,6 +74,10 @@ class _Group:
     def operator_pid(self) -> int:
         """Of the operator process."""
         return self._operator.process.pid
+
+    def delete_pod(self, rank: int) -> None:
+        """The pod that is this worker now; one process per pod."""
+        delete_pod(self._server, f"{JOB}-{rank}")
 
     def facts(self) -> Mapping[str, Any]:
         """The status: what the operator measured, and where the state came from."""

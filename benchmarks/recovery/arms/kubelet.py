@@ -1,9 +1,9 @@
 """Plays the kubelet of one node: `python -m benchmarks.recovery.arms.kubelet SERVER TOKEN NAMESPACE FOLDER`.
 
-It watches the pods of a namespace in a real API server, binds them to its node, projects their tokens, starts the real
-agent of each as a process with the environment of the pod's container, and writes what becomes of it into the pod's
-status. There are no containers: a mount is a folder, and a pod's address is one of the loopback network's. So a pod starts
-faster than a real one, by what the container runtime would take.
+It watches the pods of a namespace in a real API server, binds them to its node, projects their tokens, starts the command
+of each (for ours the real agent) as a process with the environment of the pod's container, and writes what becomes of it
+into the pod's status. There are no containers: a mount is a folder, and a pod's address is one of the loopback network's.
+So a pod starts faster than a real one, by what the container runtime would take.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 import aiohttp
 
 from disttrain_contract import names, paths
+from disttrain_operator.manifests.pod import AGENT
 
 NODE = "node-1"
 LINE_BYTES = 2**20
@@ -34,7 +35,20 @@ os._exit(run_agent(os.environ, Places(P(sys.argv[1]) / "token", P(sys.argv[1]) /
 """
 """`python -m disttrain_runtime.agent`, with its two files somewhere else."""
 
+COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
+
 Raw = dict[str, Any]
+
+
+def address(index: int) -> str:
+    """Of the pod with this index: a stable one, as a headless Service would give it a stable name."""
+    return f"127.0.1.{index + 1}"
+
+
+def index_of(pod: Raw) -> int:
+    """Ours have it in their name, a Job's in an annotation."""
+    meta = pod["metadata"]
+    return int(meta.get("annotations", {}).get(COMPLETION_INDEX) or meta["name"].rsplit("-", 1)[1])
 
 
 class Api:
@@ -89,12 +103,12 @@ class Kubelet:
     async def _live(self, pod: Raw) -> None:
         """From the binding to the exit code. A pod that is deleted meanwhile answers 404 or 409, and is over."""
         name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
-        address = f"127.0.1.{int(name.rsplit('-', 1)[1]) + 1}"
+        ip = address(index_of(pod))
         with suppress(aiohttp.ClientResponseError):
             binding = {"metadata": {"name": name, "uid": uid}, "target": {"kind": "Node", "name": NODE}}
             await self._api.send("POST", f"pods/{name}/binding", binding)
-            agent = await self._start(pod, address, await self._token(name, uid))
-            up = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
+            agent = await self._start(pod, ip)
+            up = {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]}
             await self._api.status(name, up | _container({"running": {}}, ready=True))
             code = await agent.wait()
             words = (self._folder / uid / "last-words").read_text()
@@ -102,18 +116,23 @@ class Kubelet:
             phase = {"phase": "Failed" if code else "Succeeded"}
             await self._api.status(name, phase | _container({"terminated": over | {"message": words}}, ready=False))
 
-    async def _start(self, pod: Raw, address: str, token: str) -> asyncio.subprocess.Process:
+    async def _start(self, pod: Raw, ip: str) -> asyncio.subprocess.Process:
         name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
+        container = pod["spec"]["containers"][0]
         folder = self._folder / uid
         (folder / "scratch").mkdir(parents=True)
-        (folder / "token").write_text(token)
+        if any("projected" in volume for volume in pod["spec"].get("volumes", ())):
+            (folder / "token").write_text(await self._token(name, uid))
         (folder / "last-words").touch()
         mounts = {str(paths.CHECKPOINT_MOUNT): self._folder / "volume", str(paths.SCRATCH): folder / "scratch"}
-        known = {"metadata.uid": uid, "status.podIP": address, "spec.nodeName": NODE}
-        environment = container_environment(pod["spec"]["containers"][0]["env"], known, mounts)
+        known = {"metadata.uid": uid, "status.podIP": ip, "spec.nodeName": NODE}
+        known |= {f"metadata.annotations['{k}']": v for k, v in pod["metadata"].get("annotations", {}).items()}
+        environment = container_environment(container["env"], known, mounts)
+        agent = ["-c", DRIVER, str(folder)]
+        argv = agent if container["command"] == AGENT else container["command"][1:]
         with (self._folder / f"{name}.log").open("ab") as out:
             made = await asyncio.create_subprocess_exec(
-                sys.executable, "-c", DRIVER, str(folder), stdout=out, stderr=out, stdin=asyncio.subprocess.DEVNULL,
+                sys.executable, *argv, stdout=out, stderr=out, stdin=asyncio.subprocess.DEVNULL,
                 env={"PATH": os.environ["PATH"], **environment},
             )  # fmt: skip
         self._agents[uid] = made

@@ -43,5 +43,8 @@ class _Group:
     def facts(self) -> Mapping[str, Any]:
         return {}
 
+    def delete_pod(self, rank: int) -> None:
+        raise NotImplementedError("no pods here")
+
     def alive(self) -> bool:
         return self._started.poll() is None
