@@ -79,7 +79,7 @@ class Story:
 
 def running(incarnation: int = 1, rules: Rules = RULES) -> Story:
     story = Story(rules)
-    assert story.then(go(incarnation)) == (Start(members(incarnation)),)
+    assert story.then(go(incarnation)) == (Start(members(incarnation), 0),)
     assert story.state is AgentState.RUNNING
     return story
 
@@ -97,7 +97,7 @@ def test_it_waits_until_the_group_is_complete_then_starts_its_ranks() -> None:
     story = Story()
     assert story.then(wait(1)) == ()
     assert (story.state, story.agent.incarnation) == (AgentState.IDLE, 1)
-    assert story.then(go(1)) == (Start(members(1)),)
+    assert story.then(go(1)) == (Start(members(1), 0),)
 
 
 def test_a_doubled_assignment_starts_nothing_twice() -> None:
@@ -131,7 +131,7 @@ def test_a_membership_of_another_incarnation_is_nobodys_plan() -> None:
 def test_a_worker_outside_the_membership_stands_by() -> None:
     story = Story(replace(RULES, worker_index=2))
     assert story.then(go(1, workers=2)) == () and story.state is AgentState.IDLE
-    assert story.then(go(2, workers=3)) == (Start(members(2, workers=3)),)
+    assert story.then(go(2, workers=3)) == (Start(members(2, workers=3), 2),)
 
 
 def test_a_new_incarnation_ends_the_old_ranks_before_it_starts_its_own() -> None:
@@ -139,7 +139,7 @@ def test_a_new_incarnation_ends_the_old_ranks_before_it_starts_its_own() -> None
     assert story.then(go(2)) == (Terminate(),)
     assert (story.state, story.agent.incarnation) == (AgentState.RUNNING, 1), "until they are gone, it is theirs"
     assert story.then(RankEnded(0, None)) == ()
-    assert story.then(RankEnded(1, None)) == (Start(members(2)),)
+    assert story.then(RankEnded(1, None)) == (Start(members(2), 0),)
     assert (story.state, story.agent.incarnation) == (AgentState.RUNNING, 2)
 
 
@@ -159,7 +159,7 @@ def test_while_old_ranks_die_only_the_newest_plan_counts() -> None:
     story.then(go(2))
     story.then(go(3))
     story.then(RankEnded(0, None))
-    assert story.then(RankEnded(1, None)) == (Start(members(3)),)
+    assert story.then(RankEnded(1, None)) == (Start(members(3), 0),)
 
 
 def test_when_all_ranks_end_well_the_pod_is_done() -> None:
@@ -179,14 +179,14 @@ def test_after_a_failure_a_new_incarnation_starts_in_the_same_pod() -> None:
     story = failed()
     assert story.then(wait(2)) == ()
     assert (story.state, story.agent.failure, story.agent.wake_at()) == (AgentState.IDLE, None, None)
-    assert story.then(go(2)) == (Start(members(2)),)
+    assert story.then(go(2)) == (Start(members(2), 0),)
 
 
 def test_a_new_incarnation_may_come_while_neighbours_still_die() -> None:
     story = running()
     story.then(RankEnded(0, failure()))
     assert story.then(go(2)) == ()
-    assert story.then(RankEnded(1, None)) == (Start(members(2)),)
+    assert story.then(RankEnded(1, None)) == (Start(members(2), 0),)
 
 
 def test_nobody_waits_for_ever_for_an_operator() -> None:

@@ -28,7 +28,8 @@ SLEEP = "import os, time; print('up', os.getpid(), flush=True); time.sleep(100)"
 def task(alone: Callable[[RunConfig], AgentProcess], program: str, **options: object) -> AgentProcess:
     os.environ["DISTTRAIN_PROGRAM"] = program
     try:
-        return alone(TASK).start(before=FAKE, **options)  # type: ignore[arg-type]
+        before = FAKE + (SOON if options.pop("soon", False) else "")
+        return alone(TASK).start(before=before, **options)  # type: ignore[arg-type]
     finally:
         del os.environ["DISTTRAIN_PROGRAM"]
 
@@ -90,12 +91,53 @@ async def test_a_parent_that_dies_under_running_ranks_disturbs_nobody(
     assert failure and failure.failure_class is FailureClass.SIGNAL
 
 
-async def test_a_restart_in_place_forks_from_the_same_parent(dialling: Callable[..., AgentProcess], rig: Rig) -> None:
-    agent = task(dialling, SLEEP)
-    parents: set[int] = set()
-    for incarnation in (1, 2, 3):
-        await rig.until(lambda n=incarnation: rig.hub.assign(UID, go(n)))  # type: ignore[misc]
-        await until(lambda n=incarnation: agent.output.count("] up ") == 2 * n)  # type: ignore[misc]
-        parents.update(parent_of(agent))
-        assert len(children(agent.pid)) == 3
-    assert len(parents) == 1 and "executed" not in agent.output
+OBEDIENT = """
+import json, os, socket
+mine = socket.socket(fileno=os.dup(int(os.environ['DISTTRAIN_REPORT_FD'])))
+print('up', os.getpid(), flush=True)
+for line in mine.makefile():
+    order = json.loads(line)
+    print('told', order['incarnation'], (order['environment'] or {}).get('RANK'), os.getpid(), flush=True)
+"""
+SOON = "from disttrain_runtime.agent import app; app.SPARE_SECONDS = 0.1\n"
+
+
+def said(agent: AgentProcess, start: str) -> list[str]:
+    """What follows these words in its output, line by line."""
+    return [line.removeprefix(start).strip() for line in agent.output.splitlines() if line.startswith(start)]
+
+
+async def test_ranks_that_live_are_told_their_next_place_and_keep_their_process(
+    dialling: Callable[..., AgentProcess], rig: Rig
+) -> None:
+    agent = task(dialling, OBEDIENT)
+    await rig.until(lambda: rig.hub.assign(UID, go(1)))
+    await until(lambda: agent.output.count("] up ") >= 2)
+    pids = {rank: said(agent, f"[rank {rank}] up")[0] for rank in (0, 1)}
+    await rig.until(lambda: rig.hub.assign(UID, go(2)))
+    for rank, pid in pids.items():
+        await until(lambda r=rank, p=pid: f"2 {r} {p}" in said(agent, f"[rank {r}] told"))  # type: ignore[misc]
+
+
+async def test_a_dead_rank_is_replaced_by_the_spare_and_another_spare_is_made_behind_it(
+    dialling: Callable[..., AgentProcess], rig: Rig
+) -> None:
+    agent = task(dialling, OBEDIENT, soon=True)
+    await rig.until(lambda: rig.hub.assign(UID, go(1)))
+    await until(lambda: said(agent, "[spare] up"), "the first spare")
+    spare = said(agent, "[spare] up")[0]
+    os.kill(int(said(agent, "[rank 1] up")[0]), signal.SIGKILL)
+    await until(lambda: rig.hub.report_of(UID).report.state is AgentState.FAILED)
+    await rig.until(lambda: rig.hub.assign(UID, go(2)))
+    await until(lambda: f"2 1 {spare}" in said(agent, "[rank 1] told"), "the spare to take the place")
+    await until(lambda: len(said(agent, "[spare] up")) == 2, "the next spare")
+
+
+async def test_a_spare_that_dies_disturbs_nobody(dialling: Callable[..., AgentProcess], rig: Rig) -> None:
+    agent = task(dialling, OBEDIENT, soon=True)
+    await rig.until(lambda: rig.hub.assign(UID, go(1)))
+    await until(lambda: said(agent, "[spare] up"))
+    os.kill(int(said(agent, "[spare] up")[0]), signal.SIGKILL)
+    await until(lambda: not alive(int(said(agent, "[spare] up")[0])))
+    report = rig.hub.report_of(UID).report
+    assert report.state is AgentState.RUNNING and report.failure is None

@@ -60,9 +60,9 @@ async def test_a_rank_is_our_own_child_and_dies_of_what_it_dies_of() -> None:
 
 
 @in_a_process_of_its_own
-async def test_the_report_pipe_arrives_under_the_number_that_the_rank_is_told() -> None:
+async def test_the_report_socket_arrives_under_the_number_that_the_rank_is_told() -> None:
     stage = await Stage().ready()
-    program = "import os, stat; fd = int(os.environ['DISTTRAIN_REPORT_FD']); print(stat.S_ISFIFO(os.fstat(fd).st_mode))"
+    program = "import os, stat; fd = int(os.environ['DISTTRAIN_REPORT_FD']); print(stat.S_ISSOCK(os.fstat(fd).st_mode))"
     await stage.run(program)
     assert stage.lines[0] == ["True"]
 

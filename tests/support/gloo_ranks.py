@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -19,7 +20,16 @@ from typing import Any
 
 from disttrain_contract import env as contract
 from disttrain_contract.env import RunConfig
-from disttrain_contract.messages import Checkpoint, Failure, Progress, RankEvent, Restore, decode_rank_message
+from disttrain_contract.messages import (
+    Checkpoint,
+    Failure,
+    Order,
+    Progress,
+    RankEvent,
+    Restore,
+    decode_rank_message,
+    encode_order,
+)
 
 PRELOAD = ["disttrain_runtime.worker", "torch._dynamo", "support.gloo_tasks"]
 DEADLINE = 90.0
@@ -69,20 +79,23 @@ class Ranks:
         job_dir: Path | None = None,
         incarnation: int = 1,
         uid: str = "uid-1",
+        regroups: bool = False,
     ):
+        """`regroups`: the ranks hear orders, as they do from an agent, so that they outlive their group."""
         self.told, self.world = Told(), world
         self._events: queue.Queue[tuple[int, Any]] = queue.Queue()
-        self._logs, self._silent = logs, 0
+        self._logs, self._silent, self._regroups = logs, 0, regroups
+        self._started = 0
+        self._sockets: dict[int, Connection] = {}
         env = {
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world),
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
             contract.RUN: json.dumps(asdict(run)), contract.INCARNATION: str(incarnation),
             "DISTTRAIN_JOB": "story", "DISTTRAIN_JOB_UID": uid,
         }  # fmt: skip
         if job_dir is not None:
             env[contract.JOB_DIR] = str(job_dir)
-        self.processes = [
-            self._start(rank, env | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(world)
-        ]
+        self._env = env
+        self.processes = [self._start(rank, env | place(rank, world)) for rank in range(world)]
 
     def __enter__(self) -> Ranks:
         return self
@@ -101,15 +114,38 @@ class Ranks:
                 return body
 
     def kill(self, rank: int, number: int = signal.SIGKILL) -> None:
-        """Send a signal to one rank."""
+        """Send a signal to one rank; a SIGKILL has done its work when this returns."""
         pid = self.processes[rank].pid
         assert pid is not None
         os.kill(pid, number)
+        if number == signal.SIGKILL:
+            self.processes[rank].join()
+
+    def regroup(self, incarnation: int, world: int | None = None) -> None:
+        """What agents do: every rank that lives is told its place in the next group, the others are started anew."""
+        self.hold(incarnation)
+        self._env |= {contract.INCARNATION: str(incarnation), "MASTER_PORT": str(free_port())}
+        self.world = world or self.world
+        for rank in range(self.world):
+            environment = self._env | place(rank, self.world)
+            if rank < len(self.processes) and self.processes[rank].is_alive():
+                self._order(rank, Order(incarnation=incarnation, environment=environment))
+            else:
+                self.processes[rank : rank + 1] = [self._start(rank, environment)]
+
+    def hold(self, incarnation: int) -> None:
+        """Tell those that live that their group is over."""
+        for rank, process in enumerate(self.processes):
+            if process.is_alive():
+                self._order(rank, Order(incarnation=incarnation))
+
+    def _order(self, rank: int, order: Order) -> None:
+        os.write(self._sockets[rank].fileno(), encode_order(order))
 
     def ended(self) -> list[int | None]:
         """Wait for all; their exit codes (negative: a signal)."""
         end = time.monotonic() + DEADLINE
-        while self._silent < self.world:
+        while self._silent < self._started:
             self._next(end)
         for process in self.processes:
             process.join(max(0.1, end - time.monotonic()))
@@ -134,16 +170,19 @@ class Ranks:
         return rank, body
 
     def _start(self, rank: int, env: dict[str, str]) -> Any:
-        reader, writer = _context.Pipe(duplex=False)
+        reader, writer = _context.Pipe(duplex=self._regroups)
+        self._sockets[rank] = reader
         self._logs.mkdir(parents=True, exist_ok=True)
         process = _context.Process(target=rank_main, args=(env, writer, str(self._logs / f"rank-{rank}.log")))
         process.start()
+        self._started += 1
         writer.close()
         threading.Thread(target=self._listen, args=(rank, reader), daemon=True).start()
         return process
 
     def _listen(self, rank: int, reader: Connection) -> None:
-        with os.fdopen(os.dup(reader.fileno()), "rb") as lines:
+        # reset: it died with an order unread
+        with os.fdopen(os.dup(reader.fileno()), "rb") as lines, suppress(ConnectionResetError):
             for line in lines:
                 self._events.put((rank, decode_rank_message(line)))
         self._events.put((rank, None))
@@ -151,7 +190,7 @@ class Ranks:
 
 def rank_main(env: dict[str, str], writer: Connection, log: str) -> None:
     """In the forked process: become a rank as the agent would start it."""
-    fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(fd, 1)
     os.dup2(fd, 2)
     sys.stdout, sys.stderr = (
@@ -162,6 +201,11 @@ def rank_main(env: dict[str, str], writer: Connection, log: str) -> None:
     from disttrain_runtime.worker import leave, main
 
     leave(main([], os.environ))
+
+
+def place(rank: int, world: int) -> dict[str, str]:
+    """All ranks in one pod."""
+    return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
 
 
 def free_port() -> int:

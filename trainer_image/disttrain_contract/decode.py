@@ -64,7 +64,7 @@ def _reader(hint: Any) -> Reader:
     if origin is tuple:
         return _tuple(_reader(args[0]))
     if origin is not None and issubclass(origin, Mapping):
-        return _numbers
+        return _numbers if args[1] is float else _texts
     if isinstance(hint, type) and is_dataclass(hint):
         return partial(build, hint)
     if issubclass(hint, Enum):
@@ -91,6 +91,12 @@ def _numbers(raw: Any) -> dict[str, float]:
         raise ValueError("not an object")
     read = {_text(name): _optional_float(value) for name, value in raw.items()}
     return {name: value for name, value in read.items() if value is not None}
+
+
+def _texts(raw: Any) -> dict[str, str]:
+    if not isinstance(raw, dict):
+        raise ValueError("not an object")
+    return {_text(name): _text(value) for name, value in raw.items()}
 
 
 def _optional_float(raw: Any) -> float | None:

@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass, field
 PREFIX = "DISTTRAIN_"
 RUN = PREFIX + "RUN"
 REPORT_FD = PREFIX + "REPORT_FD"
-"""Inherited pipe on which a rank sends NDJSON `RankMessage`s to its agent. Absent outside a job."""
+"""Inherited socket on which a rank sends NDJSON messages to its agent, and hears its `Order`s. Absent outside a job."""
 INCARNATION = PREFIX + "INCARNATION"
+SPARE = PREFIX + "SPARE"
+"""Set for a rank that is started ahead of need: its first `Order` will tell it its place."""
 JOB_DIR = PREFIX + "JOB_DIR"
 """The job's directory on the checkpoint volume, also given to plain scripts. Absent when the job has no volume."""
 

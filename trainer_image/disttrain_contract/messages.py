@@ -1,8 +1,8 @@
-"""The stream between agent and operator, and the pipe between rank and agent.
+"""The stream between agent and operator, and the socket between rank and agent.
 
 Both directions of the stream are level-based: a `Report` is the agent's whole present state, an `Assignment` the
 whole of what its pod should be doing. A message that is lost, doubled, late or out of order changes nothing.
-JSON objects, one per WebSocket text frame (or per line on the pipe). Unknown keys are ignored, so that versions can
+JSON objects, one per WebSocket text frame (or per line on the socket). Unknown keys are ignored, so that versions can
 differ.
 """
 
@@ -88,7 +88,7 @@ class Restore:
 
     step: int
     source: str
-    """`volume`, or `none` for a fresh start."""
+    """`survivor` (the memory of another rank), `volume`, or `none` for a fresh start."""
     digest: str = ""
     skipped: tuple[str, ...] = ()
     """One sentence for each newer checkpoint that did not verify, and why."""
@@ -148,7 +148,18 @@ class Assignment:
     """None: not everybody is there yet, wait."""
     stop: str | None = None
     """A reason: end the ranks (they checkpoint first) and exit."""
+    group_rank: int | None = None
+    """The pod's position in the group. None: its worker index, or it is not a member."""
     version: int = VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """Agent → rank: the incarnation that the rank belongs to now. Its group of any older one is over."""
+
+    incarnation: int
+    environment: Mapping[str, str] | None = None
+    """The rank's place in the new group, as the variables that a rank is started with. None: hold, and wait for it."""
 
 
 class RankEvent(StrEnum):
@@ -159,6 +170,9 @@ class RankEvent(StrEnum):
     CHECKPOINT_PROBLEM = "checkpointProblem"
     RESTORE = "restore"
     FAILURE = "failure"
+    """It cannot go on and ends."""
+    HOLDING = "holding"
+    """Its group is broken. It lives, keeps its state and waits for an `Order`; the body says what it saw."""
 
 
 RankBody = Progress | Checkpoint | CheckpointProblem | Restore | Failure
@@ -169,6 +183,7 @@ BODIES: dict[RankEvent, type[RankBody]] = {
     RankEvent.CHECKPOINT_PROBLEM: CheckpointProblem,
     RankEvent.RESTORE: Restore,
     RankEvent.FAILURE: Failure,
+    RankEvent.HOLDING: Failure,
 }
 
 
@@ -178,7 +193,7 @@ def encode(message: Report | Assignment) -> str:
 
 
 def encode_rank_message(event: RankEvent, body: RankBody) -> bytes:
-    """One line on the pipe."""
+    """One line on the rank's socket."""
     return json.dumps({"event": event, "body": asdict(body)}, separators=(",", ":")).encode() + b"\n"
 
 
@@ -187,6 +202,16 @@ def decode_rank_message(line: bytes | str) -> tuple[RankEvent, RankBody]:
     raw = parse_object(line)
     event = RankEvent(str(raw.get("event")))
     return event, build(BODIES[event], raw.get("body"))
+
+
+def encode_order(order: Order) -> bytes:
+    """One line on the rank's socket."""
+    return json.dumps(asdict(order), separators=(",", ":")).encode() + b"\n"
+
+
+def decode_order(line: bytes | str) -> Order:
+    """Raises ValueError when it is not one of ours."""
+    return build(Order, parse_object(line))
 
 
 def decode_report(text: str | bytes) -> Report:

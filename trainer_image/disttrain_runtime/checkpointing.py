@@ -4,33 +4,27 @@ from __future__ import annotations
 
 from disttrain_contract.messages import Restore
 from disttrain_runtime.cadence import Cadence, Mark
-from disttrain_runtime.checkpoint.fence import Holder
+from disttrain_runtime.checkpoint.fence import Fence, Holder
 from disttrain_runtime.checkpoint.manifest import Expectation, Sampling
 from disttrain_runtime.checkpoint.opening import Restored, open_volume, restore
 from disttrain_runtime.checkpoint.saver import Event, Saver
+from disttrain_runtime.checkpoint.volume import Volume
 from disttrain_runtime.checkpoint.writer import Facts
-from disttrain_runtime.config import WorkerConfig
+from disttrain_runtime.config import Identity, WorkerConfig
 from disttrain_runtime.errors import StorageError
 from disttrain_runtime.groups import Group
 from disttrain_runtime.randomness import SCHEME
 from disttrain_runtime.reporting import Reporter
 from disttrain_runtime.sampler import SampleOrder
 from disttrain_runtime.strategies.strategy import Strategy
+from disttrain_runtime.survivors import NOTHING
 
 
 class Checkpointing:
     """State is replicated, so rank 0 has the saver; the other ranks take part in the restore only."""
 
-    def __init__(
-        self, config: WorkerConfig, order: SampleOrder, strategy: Strategy, group: Group, reporter: Reporter
-    ) -> None:
-        self._config, self._order, self._strategy, self._group, self._reporter = (
-            config,
-            order,
-            strategy,
-            group,
-            reporter,
-        )
+    def __init__(self, config: WorkerConfig, order: SampleOrder, strategy: Strategy, reporter: Reporter) -> None:
+        self._config, self._order, self._strategy, self._reporter = config, order, strategy, reporter
         checkpoint = config.run.checkpoint
         self._cadence = Cadence(every_steps=checkpoint.every_steps, every_seconds=checkpoint.every_seconds)
         self._mark = Mark(0, 0.0)
@@ -39,12 +33,32 @@ class Checkpointing:
         )
         self._fingerprint = strategy.fingerprint()
         self._saver: Saver | None = None
+        self._prepared = False
+
+    def join(self, group: Group, identity: Identity) -> None:
+        """Belong to this group from now on: either `restore` or `resume` follows."""
+        self._group, self._identity = group, identity
+
+    def resume(self, step: int, now: float) -> None:
+        """The state is there, from a rank that lived on. Rank 0 takes the volume over, and older incarnations lose it."""
+        if not self._group.leads:
+            self._saver = None
+            return
+        if self._saver is not None:
+            self._saver.claim(self._holder)
+        elif self._config.job_dir is not None:
+            self._make_saver(*open_volume(self._config.job_dir, self._holder), committed=None, rejected=frozenset())
+            self._prepared = False
+            self._mark = Mark(step, now)
+        self._reporter.restored(Restore(step=step, source="survivor"))
 
     def restore(self, now: float) -> int:
         """A collective. Load the newest good checkpoint, if any, and give its step."""
         restored = self._open()
         if restored.state is not None:
             self._strategy.load(restored.state)
+        else:
+            self._strategy.equalise()
         self._mark = Mark(restored.message.step, now)
         if self._group.leads:
             self._reporter.restored(restored.message)
@@ -52,7 +66,8 @@ class Checkpointing:
 
     def prepare(self) -> None:
         """After the first step, when the optimizer has its state: make the memory for the copies."""
-        if self._saver is not None:
+        if self._saver is not None and not self._prepared:
+            self._prepared = True
             self._saver.prepare(self._strategy.state())
 
     def due(self, step: int, now: float) -> bool:
@@ -86,34 +101,46 @@ class Checkpointing:
                 f"it goes on from {'step ' + str(self._saver.committed) if self._saver and self._saver.committed else 'the start'}"
             )
 
+    def leave(self, step: int, now: float) -> None:
+        """Told to stop while the group was broken: what this rank holds need not be lost."""
+        if step != NOTHING:
+            self.settle(step, now)
+
     def abandon(self) -> None:
         """The run has failed; let a save under way come to its end, whatever it is."""
         if self._saver is not None:
             self._announce(self._saver.finish())
 
+    @property
+    def _holder(self) -> Holder:
+        return Holder(self._identity.job_uid, self._identity.incarnation)
+
     def _open(self) -> Restored:
-        config, checkpoint = self._config, self._config.run.checkpoint
-        if config.job_dir is None:
+        if self._config.job_dir is None:
             return Restored(Restore(step=0, source="none"))
-        expected = Expectation(job=config.identity.job, sampling=self._sampling, fingerprint=self._fingerprint)
+        expected = Expectation(job=self._identity.job, sampling=self._sampling, fingerprint=self._fingerprint)
         if not self._group.leads:
             return restore(None, expected, self._group)
-        volume, fence = open_volume(config.job_dir, Holder(config.identity.job_uid, config.identity.incarnation))
+        volume, fence = open_volume(self._config.job_dir, self._holder)
         restored = restore(volume, expected, self._group)
         committed = restored.message.step if restored.state is not None else None
+        self._make_saver(volume, fence, committed, restored.rejected)
+        return restored
+
+    def _make_saver(self, volume: Volume, fence: Fence, committed: int | None, rejected: frozenset[int]) -> None:
+        checkpoint = self._config.run.checkpoint
         self._saver = Saver(
             volume,
             fence,
             keep=checkpoint.keep,
             asynchronous=checkpoint.asynchronous,
             committed=committed,
-            rejected=restored.rejected,
+            rejected=rejected,
         )
-        return restored
 
     def _facts(self, step: int) -> Facts:
         return Facts(
-            job=self._config.identity.job,
+            job=self._identity.job,
             step=step,
             world_size=self._group.world_size,
             epoch=self._order.epoch(step),

@@ -50,6 +50,8 @@ class WorkerConfig:
     """None: no volume, no checkpoints."""
     report_fd: int | None = None
     """None: nobody listens; progress is printed."""
+    spare: bool = False
+    """Its place comes later, with an order."""
 
     def __post_init__(self) -> None:
         for complaint in _complaints(self):
@@ -74,6 +76,7 @@ def from_env(env: Mapping[str, str]) -> WorkerConfig:
         run=run_from_json(env[contract.RUN]),
         job_dir=Path(job_dir) if job_dir else None,
         report_fd=int(report_fd) if report_fd else None,
+        spare=contract.SPARE in env,
     )
 
 

@@ -31,11 +31,8 @@ class Batch:
     targets: Any
 
 
-def training_batches(
-    task: Task, order: SampleOrder, steps: range, rank: int, world_size: int, device: torch.device
-) -> Iterator[Batch]:
+def training_batches(task: Task, order: SampleOrder, shares: Iterable[Share], device: torch.device) -> Iterator[Batch]:
     """This rank's batch of each step."""
-    shares = (order.share(step, rank, world_size) for step in steps)
     return batches(_Fetch(task.train_data, task, order.seed), shares, task.num_loader_workers, device)
 
 

@@ -49,6 +49,18 @@ class FencedError(WorkerError):
     failure_class = FailureClass.NETWORK
 
 
+class PeerGoneError(WorkerError):
+    """The group cannot form: somebody who belongs to it is not there."""
+
+    failure_class = FailureClass.NETWORK
+
+
+class TransferError(WorkerError):
+    """State from another rank did not arrive whole. The group forms anew and tries again."""
+
+    failure_class = FailureClass.NETWORK
+
+
 class PeerStoppedError(WorkerError):
     """Another rank was told to stop; the group ended together with it, after a checkpoint."""
 
@@ -88,6 +100,8 @@ def judge(error: BaseException) -> Verdict:
 
 def is_victim(error: BaseException) -> bool:
     """True when the group broke under this rank: some peer is the culprit."""
+    if isinstance(error, (PeerGoneError, TransferError, PeerStoppedError)):
+        return True
     names = {kind.__name__ for kind in type(error).__mro__}
     return bool(names & VICTIM_TYPES) or (
         isinstance(error, RuntimeError) and any(t in str(error) for t in VICTIM_TEXTS)

@@ -6,17 +6,14 @@ No object collectives: they pickle. What is not a tensor travels as bytes in one
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from disttrain_runtime.config import Place
-
-TIMEOUT = timedelta(minutes=30)
-"""torch's own default for gloo. A dead peer is seen at once by its closed connection; this only ends what nobody watches."""
+from disttrain_runtime.connections import Connections
 
 CHUNK = 64 * 1024 * 1024
 """Bytes per broadcast: large enough for bandwidth, small enough that no rank needs the state twice."""
@@ -40,6 +37,28 @@ class Group:
         values = torch.tensor(wishes, dtype=torch.int64)
         dist.all_reduce(values, op=dist.ReduceOp.MAX)
         return [int(v) for v in values.tolist()]
+
+    def gather(self, value: int) -> list[int]:
+        """Each rank's value, by rank."""
+        values = torch.zeros(self.world_size, dtype=torch.int64)
+        dist.all_gather_into_tensor(values, torch.tensor([value], dtype=torch.int64))
+        return [int(v) for v in values.tolist()]
+
+    def send(self, tensor: Tensor, to: int) -> None:
+        """To one rank, which must be receiving. CPU memory only, as are the next three."""
+        dist.send(tensor, dst=to)
+
+    def receive(self, tensor: Tensor, giver: int) -> None:
+        """From one rank, into this tensor."""
+        dist.recv(tensor, src=giver)
+
+    def start_send(self, tensor: Tensor, to: int) -> dist.Work:
+        """The tensor must stay as it is until the returned work is waited for."""
+        return _begun(dist.isend(tensor, dst=to))
+
+    def start_receive(self, tensor: Tensor, giver: int) -> dist.Work:
+        """The tensor holds what was sent once the returned work is waited for."""
+        return _begun(dist.irecv(tensor, src=giver))
 
     def total(self, values: Sequence[float] | Tensor) -> list[float]:
         """The sum of each value over all ranks, in double precision."""
@@ -72,17 +91,18 @@ class Group:
         self.agree([0])
 
 
-def form_group(place: Place) -> Group:
-    """Meet the others at MASTER_ADDR:MASTER_PORT. GPU: NCCL, one process per GPU, gloo for words; no GPU: gloo for all."""
-    device = torch.device("cpu")
-    backend = "gloo"
-    if torch.cuda.is_available():
-        device, backend = torch.device("cuda", place.local_rank), "cpu:gloo,cuda:nccl"
-        torch.cuda.set_device(device)
-    # Alone there is no address to meet at.
-    store = dist.HashStore() if place.world_size == 1 else None  # type: ignore[attr-defined]
-    dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world_size, timeout=TIMEOUT)
-    return Group(place.rank, place.world_size, device)
+def _begun(work: dist.Work | None) -> dist.Work:
+    if work is None:
+        raise RuntimeError("this rank is not in the group")
+    return work
+
+
+def break_group(connections: Connections) -> None:
+    """End every wait in the present group's collectives, here and on its peers. Callable from any thread."""
+    if torch.cuda.is_available() and dist.is_initialized():  # NCCL has an abort of its own
+        with suppress(Exception):
+            dist.distributed_c10d._get_default_group()._get_backend(torch.device("cuda")).abort()
+    connections.cut()
 
 
 def leave_group() -> None:

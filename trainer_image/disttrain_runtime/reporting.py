@@ -44,7 +44,9 @@ class Reporter:
         self._send(RankEvent.RESTORE, restore)
         for reason in restore.skipped:
             self._say(f"checkpoint skipped: {reason}")
-        if restore.step:
+        if restore.source == "survivor":
+            self._say(f"going on from step {restore.step}, held by a rank that lived on")
+        elif restore.step:
             self._say(f"restored from step {restore.step}, {restore.digest[:19]}, verified")
 
     def checkpoint(self, event: Checkpoint | CheckpointProblem) -> None:
@@ -62,6 +64,11 @@ class Reporter:
     def failure(self, failure: Failure) -> None:
         """The last words of a rank."""
         self._send(RankEvent.FAILURE, failure)
+
+    def holding(self, failure: Failure) -> None:
+        """The group is broken; this rank lives on."""
+        self._send(RankEvent.HOLDING, failure)
+        self._say(f"the group is broken ({failure.message}); holding the state of step {failure.step}")
 
     def _send(self, event: RankEvent, body: Body) -> None:
         if self._fd is None:

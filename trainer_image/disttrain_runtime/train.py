@@ -1,4 +1,4 @@
-"""The loop: restore, step, agree, save, evaluate, report, end. How each is done is somebody else's business."""
+"""The loop: take up, step, agree, save, evaluate, report, end. How each is done is somebody else's business."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from disttrain_contract.messages import PROGRESS_SECONDS, Progress
 from disttrain_runtime.cadence import Cadence, Mark
 from disttrain_runtime.checkpointing import Checkpointing
-from disttrain_runtime.config import WorkerConfig
+from disttrain_runtime.config import Identity, WorkerConfig
 from disttrain_runtime.data import Batch, training_batches
 from disttrain_runtime.errors import PeerStoppedError
 from disttrain_runtime.evaluate import evaluate
@@ -16,58 +16,83 @@ from disttrain_runtime.generators import reseed
 from disttrain_runtime.groups import Group
 from disttrain_runtime.progress import Meter
 from disttrain_runtime.randomness import Stream
+from disttrain_runtime.rendezvous import alone
 from disttrain_runtime.reporting import Reporter
 from disttrain_runtime.sampler import SampleOrder
 from disttrain_runtime.stopping import StopRequest
 from disttrain_runtime.strategies.strategy import Strategy
+from disttrain_runtime.survivors import NOTHING, give, share, take
 from disttrain_runtime.task import Task
 
 
 class Training:
-    """One rank's part in one incarnation."""
+    """One rank's part, through all the groups that it lives to see."""
 
     def __init__(
-        self,
-        config: WorkerConfig,
-        task: Task,
-        group: Group,
-        strategy: Strategy,
-        reporter: Reporter,
-        clock: Callable[[], float],
+        self, config: WorkerConfig, task: Task, strategy: Strategy, reporter: Reporter, clock: Callable[[], float]
     ) -> None:
-        self.task, self.group, self.strategy, self.reporter, self.clock = task, group, strategy, reporter, clock
+        self.task, self.strategy, self.reporter, self.clock = task, strategy, reporter, clock
         self.order = SampleOrder(seed=config.run.seed, samples=len(task.train_data), batch_size=task.batch_size)
-        self.checkpoints = Checkpointing(config, self.order, strategy, group, reporter)
+        self.checkpoints = Checkpointing(config, self.order, strategy, reporter)
         self.stop = StopRequest()
-        self.meter = Meter(group, clock())
         self.report_cadence, self.reported = Cadence(every_seconds=PROGRESS_SECONDS), Mark(0, -math.inf)
         self.evaluate_every = config.run.evaluation.every_steps
         self.metrics: dict[str, float] = {}
-        self.step = 0
-        """Finished steps."""
+        self.step = NOTHING
+        """Finished steps; NOTHING as long as there is no state."""
+        self.settled = NOTHING
+        """The last step behind which all was done that belongs to it: saved, evaluated, reported as was due."""
 
-    def run(self) -> bool:
-        """Train to the end (True), or until this rank was told to stop (False)."""
-        self.step = self.checkpoints.restore(self.clock())
-        self.stop.arm()
-        for number, batch in enumerate(self._batches()):
-            if number == 0:
-                self.strategy.rehearse(batch)
-                self.meter = Meter(self.group, self.clock())
-            reseed(self.order.seed, Stream.MODEL, batch.share.step, self.group.rank)
+    def rehearse(self) -> None:
+        """What need not wait for a group."""
+        first = training_batches(self.task, self.order, [self.order.share(0, 0, 1)], self.strategy.device)
+        with alone():
+            self.strategy.rehearse(next(first))
+
+    def run(self, group: Group, identity: Identity) -> bool:
+        """Train in this group to the end (True), or until this rank was told to stop (False).
+
+        Raises what breaks the group. Then this may be called again with the next one: nothing is lost but the step
+        that was under way.
+        """
+        self.group = group
+        self.strategy.join(group)
+        self.checkpoints.join(group, identity)
+        if self._take_up() and (stopper := self._after_step()):
+            return self._halt(stopper - 1)
+        self.meter = Meter(group, self.clock())
+        self.reported = Mark(self.step, -math.inf)  # the first new step is news
+        for batch in self._batches():
+            reseed(self.order.seed, Stream.MODEL, batch.share.step, group.rank)
             self.meter.add(self.strategy.step(batch), batch)
             self.step += 1
-            if number == 0:
-                self.checkpoints.prepare()
+            self.checkpoints.prepare()
             if stopper := self._after_step():
-                self._halt(stopper - 1)
-                return False
+                return self._halt(stopper - 1)
         self._finish()
         return True
 
+    def _take_up(self) -> bool:
+        """State from those who have it, else from the volume. Gives whether its last step is still to be settled."""
+        self.stop.arm()
+        sharing = share(self.group.gather(self.step))
+        if sharing is None:
+            self.step = self.settled = self.checkpoints.restore(self.clock())
+            return False
+        own, giver = self.group.rank, sharing.givers.get(self.group.rank)
+        for needy, holder in sharing.givers.items():
+            if holder == own:
+                give(self.strategy.state(), self.group, needy)
+        if giver is not None:
+            self.strategy.load(take(self.group, giver))
+            self.step, self.settled = sharing.step, NOTHING
+        self.checkpoints.resume(self.step, self.clock())
+        return max(self.group.gather(self.settled)) < self.step
+
     def _batches(self) -> Iterator[Batch]:
-        steps = range(self.step, self.task.total_steps)
-        return training_batches(self.task, self.order, steps, self.group.rank, self.group.world_size, self.group.device)
+        group, steps = self.group, range(self.step, self.task.total_steps)
+        shares = (self.order.share(step, group.rank, group.world_size) for step in steps)
+        return training_batches(self.task, self.order, shares, group.device)
 
     def _after_step(self) -> int:
         """What all ranks do now is agreed in one small exchange; the clock that counts is rank 0's.
@@ -92,6 +117,7 @@ class Training:
             report_now = True
         if report_now:
             self._report(now)
+        self.settled = self.step
         return 0
 
     def _evaluate(self) -> None:
@@ -113,12 +139,13 @@ class Training:
         if self.group.leads:
             self.reporter.progress(progress, last=last)
 
-    def _halt(self, told: int) -> None:
+    def _halt(self, told: int) -> bool:
         """Told to stop: save this very step, so that nothing is lost. A rank that was not told says whose stop it was."""
         self._report(self.clock(), last=True)
         self.checkpoints.settle(self.step, self.clock())
         if not self.stop.asked:
             raise PeerStoppedError(f"rank {told} was told to stop; the group ended with it at step {self.step}")
+        return False
 
     def _finish(self) -> None:
         """The result is saved before anything else can go wrong; nobody leaves before everybody is done."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,11 +19,14 @@ from disttrain_contract import env as contract
 from disttrain_contract.exits import Exit, from_signal
 from disttrain_contract.messages import Failure
 from disttrain_runtime.config import WorkerConfig, from_command_line, from_env
+from disttrain_runtime.connections import Connections
 from disttrain_runtime.entrypoint import build_task
 from disttrain_runtime.errors import Verdict, WorkerError, is_victim, judge
 from disttrain_runtime.generators import reseed
-from disttrain_runtime.groups import form_group, leave_group
+from disttrain_runtime.groups import break_group, leave_group
+from disttrain_runtime.orders import Orders, can_hear
 from disttrain_runtime.randomness import Stream
+from disttrain_runtime.rendezvous import device_of, form_group
 from disttrain_runtime.reporting import Reporter, print_line
 from disttrain_runtime.strategies import make_strategy
 from disttrain_runtime.train import Training
@@ -35,19 +39,91 @@ class Worker:
         self.config = config
         self.reporter = Reporter(config.report_fd, print_line, time.monotonic)
         self.training: Training | None = None
+        self._guard = threading.Lock()
+        """Held while connections are cut, so that they are never those of the next group."""
+        self._connections: Connections | None = None
+        """Of the present group; None between two groups."""
+        fd = config.report_fd
+        self.orders = Orders(fd, self._heard) if fd is not None and can_hear(fd) else None
 
     def run(self) -> int:
         """Build, meet the others, train. The task is built first: a mistake in it needs nobody else to be found."""
-        config = self.config
         make_deterministic()
+        training = None
+        if self.config.spare:
+            training = None if torch.cuda.is_available() else self._build()  # which GPU, its place will tell
+            if not self._take_place(0):
+                return Exit.STOPPED
+        training = training or self._build()
+        self.training = training
+        while True:
+            try:
+                finished = self._train(training)
+            except Exception as error:
+                if not self._hold(error):
+                    raise
+            else:
+                leave_group()
+                return Exit.DONE if finished else Exit.STOPPED
+
+    def _build(self) -> Training:
+        config, device = self.config, device_of(self.config.place)
         reseed(config.run.seed, Stream.BUILD, 0, 0)
         task = build_task(config.entrypoint, config.run.args)
-        group = form_group(config.place)
-        strategy = make_strategy(config.run.synchronization, task, group)
-        self.training = Training(config, task, group, strategy, self.reporter, time.monotonic)
-        finished = self.training.run()
+        strategy = make_strategy(config.run.synchronization, task, device)
+        training = Training(config, task, strategy, self.reporter, time.monotonic)
+        training.rehearse()
+        return training
+
+    def _train(self, training: Training) -> bool:
+        self._connections = Connections()
+        group = form_group(self.config.place, self._is_over)
+        return training.run(group, self.config.identity)
+
+    def _hold(self, error: Exception) -> bool:
+        """The group is broken, and this rank is not to blame: keep everything, wait for a place in the next group.
+
+        False when it is this rank's own failure, or there is nobody to wait for, or it was told to stop meanwhile.
+        """
+        training = self.training
+        if self.orders is None or training is None or training.stop.asked or not is_victim(error):
+            return False
+        self._break()
+        with self._guard:
+            self._connections = None
         leave_group()
-        return Exit.DONE if finished else Exit.STOPPED
+        self.reporter.holding(self._failure(judge(error)))
+        if self._take_place(self.config.identity.incarnation):
+            return True
+        training.checkpoints.leave(training.step, time.monotonic())
+        return False
+
+    def _take_place(self, incarnation: int) -> bool:
+        """Wait for the order that tells where this rank belongs next. False: told to stop."""
+        assert self.orders is not None, "a spare without an agent"
+        training = self.training
+        order = self.orders.wait(incarnation, lambda: training is not None and training.stop.asked)
+        if order is None or order.environment is None:
+            return False
+        os.environ.update(order.environment)
+        os.environ.pop(contract.SPARE, None)
+        self.config = from_env(os.environ)
+        return True
+
+    def _is_over(self) -> bool:
+        """Whether a newer group than the present one is called for, or none any more."""
+        newer = self.orders is not None and self.orders.newer_than(self.config.identity.incarnation)
+        return newer or (self.training is not None and self.training.stop.asked)
+
+    def _heard(self) -> None:
+        """On the listening thread: end the wait of the rank's own thread."""
+        if self._is_over():
+            self._break()
+
+    def _break(self) -> None:
+        with self._guard:
+            if self._connections is not None:
+                break_group(self._connections)
 
     def fail(self, error: BaseException) -> int:
         """Say what happened, let go of the peers at once, and give the exit code."""

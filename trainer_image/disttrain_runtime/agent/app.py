@@ -18,6 +18,7 @@ from disttrain_contract.messages import (
     Assignment,
     Failure,
     Membership,
+    Order,
     RankBody,
     RankEvent,
     Report,
@@ -27,7 +28,16 @@ from disttrain_runtime.agent import decide as d
 from disttrain_runtime.agent.cgroup import memory_group
 from disttrain_runtime.agent.devices import processes_per_worker, visible_gpus
 from disttrain_runtime.agent.diagnose import Death, cannot_start, diagnose
-from disttrain_runtime.agent.launch import PRELOAD, RankSpec, job_directory, parent_environment, rank_specs
+from disttrain_runtime.agent.launch import (
+    PRELOAD,
+    SPARE,
+    RankSpec,
+    job_directory,
+    parent_environment,
+    place_environment,
+    rank_specs,
+    spare_spec,
+)
 from disttrain_runtime.agent.oom import OomKills
 from disttrain_runtime.agent.output import Output
 from disttrain_runtime.agent.rank_process import Listener, RankProcess
@@ -43,6 +53,10 @@ FLUSH_SECONDS = 2.0
 """For the operator to read the last report; the termination message says the same, only later."""
 VOLUME_SECONDS = 5.0
 """How long the first ranks wait for the job's directory; a volume that hangs is the ranks' to report."""
+SPARE_SECONDS = 2.0
+"""From the start of ranks until a spare is made behind them: it must not take the processor from what they do first."""
+SPARE_ROOM = 0.8
+"""Of the container's memory limit: a spare that could bring the ranks beyond that is not made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +80,7 @@ class App:
             worker_index=worker.worker_index,
             stop_seconds=max(worker.run.grace_seconds - RESERVED_SECONDS, worker.run.grace_seconds / 2),
             alone=not worker.operator_url,
+            task=worker.run.entrypoint is not None,
         )
         self._agent = d.Agent()
         self._told = Told()
@@ -99,6 +114,7 @@ class App:
         code = await self._leaving
         self._output.say(f"leaving: {self._agent.state}, {describe(code)}")
         write_last_words(self.report, self._places.termination_log)
+        self._supervisor.dismiss()
         if self._warm is not None:
             self._warm.close()
         self._supervisor.end_strays()
@@ -159,34 +175,52 @@ class App:
 
     def _do(self, action: d.Action) -> None:
         match action:
-            case d.Start(members):
-                self._start_when_ready(members)
+            case d.Start(members, group_rank):
+                self._move(members, group_rank)
+                self._start_when_ready(members, group_rank)
+            case d.Hold(incarnation):
+                self._supervisor.hold(Order(incarnation=incarnation))
             case d.Terminate(spare):
                 self._output.say("asking the ranks to end")
                 self._supervisor.terminate(spare)
-            case d.Kill():
+            case d.Kill(only):
                 self._output.say("killing the ranks: they had their time to end")
-                self._supervisor.kill()
+                self._supervisor.kill(only)
             case d.Leave(code):
                 if not self._leaving.done():
                     self._leaving.set_result(code)
 
-    def _start_when_ready(self, members: Membership) -> None:
-        """What the ranks will stand on: the job's directory, and the process that they are forked from."""
+    def _move(self, members: Membership, group_rank: int) -> None:
+        """Ranks that live go to the next group at once, whatever the others still wait for."""
+        for spec in rank_specs(self._worker, members, group_rank, self._environment):
+            if spec.local_rank in self._agent.live:
+                self._supervisor.move(spec, self._order(members, group_rank, spec))
+
+    def _order(self, members: Membership, group_rank: int, spec: RankSpec) -> Order:
+        place = place_environment(self._worker, members, group_rank, spec.local_rank)
+        return Order(incarnation=members.incarnation, environment=place)
+
+    def _start_when_ready(self, members: Membership, group_rank: int) -> None:
+        """What new ranks will stand on: the job's directory, and the process that they are forked from."""
         awaited = (self._volume_ready, *((self._warm.decided,) if self._warm is not None else ()))
         for thing in awaited:
             if not thing.done():
-                thing.add_done_callback(lambda _: self._start_when_ready(members))
+                thing.add_done_callback(lambda _: self._start_when_ready(members, group_rank))
                 return
-        self._start(members)
+        self._start(members, group_rank)
 
-    def _start(self, members: Membership) -> None:
+    def _start(self, members: Membership, group_rank: int) -> None:
         if self._agent.leaving is not None or members.incarnation != self._agent.started:
             return  # overtaken while the volume was made ready
-        self._supervisor.end_strays()
-        self._memory.begin()
-        live: set[int] = set()
-        for spec in rank_specs(self._worker, members, self._environment):
+        live = set(self._agent.live)
+        if not live:
+            self._supervisor.end_strays()
+            self._memory.begin()
+        moved = len(live)
+        for spec in rank_specs(self._worker, members, group_rank, self._environment):
+            if spec.local_rank in live or self._supervisor.adopt(spec, self._order(members, group_rank, spec)):
+                live.add(spec.local_rank)
+                continue
             try:
                 self._supervisor.start(spec)
             except (OSError, ValueError) as error:
@@ -197,8 +231,22 @@ class App:
                 return
             live.add(spec.local_rank)
         self._agent = d.started(self._agent, frozenset(live))
-        self._output.say(f"incarnation {members.incarnation}: started {len(live)} of the group's ranks")
+        kept = f", kept {moved}" if moved else ""
+        self._output.say(f"incarnation {members.incarnation}: started {len(live) - moved} of the group's ranks{kept}")
         self._changed(urgent=True)
+        if self._rules.regroups:
+            self._loop.call_later(SPARE_SECONDS, self._keep_spares, members.incarnation, 1)
+
+    def _keep_spares(self, incarnation: int, count: int) -> None:
+        """Make what a dead rank will be replaced from, if there is memory for it."""
+        if self._agent.leaving is not None or self._agent.incarnation != incarnation or self._agent.ending is not None:
+            return
+        if not self._memory.has_room(SPARE_ROOM, self._supervisor.bytes_with_a_spare()):
+            self._output.say("no spare rank is kept: the container's memory limit leaves no room for one")
+            return
+        spec = spare_spec(self._worker, self._processes, self._environment)
+        for _ in range(count - self._supervisor.spares):
+            self._supervisor.keep_spare(spec)
 
     def _rank_exited(self, rank: RankProcess, status: int) -> None:
         local_rank = rank.spec.local_rank
@@ -230,8 +278,13 @@ class App:
             self._loop.call_soon_threadsafe(self._supervisor.resume)
 
     def _heard_message(self, spec: RankSpec, event: RankEvent, body: RankBody) -> None:
-        self._told = self._told.hear(spec.local_rank, body)
-        if isinstance(body, Failure):
+        if spec.rank == SPARE:
+            return  # it has no place yet, so nothing that it says is about the job
+        if event is not RankEvent.HOLDING:
+            self._told = self._told.hear(spec.local_rank, body)
+        if event is RankEvent.HOLDING and isinstance(body, Failure):
+            self._apply(d.RankHolds(spec.local_rank, body))
+        elif isinstance(body, Failure):
             death = Death(rank=spec.rank, local_rank=spec.local_rank, status=0, said=body, step=self._told.step)
             if (failure := diagnose(death)) is not None:
                 self._apply(d.RankFailed(spec.local_rank, failure))

@@ -2,6 +2,9 @@
 
 `decide(rules, agent, event, now)` returns the agent after an event and the actions that follow from it. Assignments
 are levels: one that is old, doubled or of another job changes nothing, and no incarnation is started twice.
+
+Ranks of a task (`Rules.regroups`) outlive their group: they hold their state and are told their place in the next one.
+Ranks of a program that is not ours know nothing of that: they are ended, and started anew.
 """
 
 from __future__ import annotations
@@ -28,6 +31,13 @@ class Rules:
     """From SIGTERM to SIGKILL for ranks that are told to stop: time to checkpoint."""
     alone: bool = False
     """No operator: nobody will ever send another incarnation."""
+    task: bool = False
+    """The ranks are ours, and can hold."""
+
+    @property
+    def regroups(self) -> bool:
+        """A broken group is no reason to end its ranks."""
+        return self.task and not self.alone
 
 
 class Ending(Enum):
@@ -53,6 +63,8 @@ class Agent:
     """The newest incarnation whose ranks were started."""
     live: frozenset[int] = frozenset()
     """Local ranks that have a process."""
+    failing: frozenset[int] = frozenset()
+    """Those of them that have said that they cannot go on: they end by themselves, and belong to no further group."""
     ending: Ending | None = None
     kill_at: float | None = None
     give_up_at: float | None = None
@@ -82,6 +94,14 @@ class RankFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class RankHolds:
+    """A rank's group is broken. It waits for the next one."""
+
+    local_rank: int
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
 class RankEnded:
     """A rank's process is gone. `failure` is None when it ended well, or of nothing but our own signal."""
 
@@ -99,14 +119,22 @@ class Tick:
     """Time has passed."""
 
 
-Event = Assigned | RankFailed | RankEnded | Terminated | Tick
+Event = Assigned | RankFailed | RankHolds | RankEnded | Terminated | Tick
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Start the ranks of this membership."""
+    """Bring the ranks of this membership about: tell those that live their new place, start the others."""
 
     members: Membership
+    group_rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Tell the live ranks that their group is over: its connections are cut at once, so that every peer notices."""
+
+    incarnation: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +146,9 @@ class Terminate:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """SIGKILL to every live rank."""
+    """SIGKILL to these local ranks, or to every live one."""
+
+    only: frozenset[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +158,7 @@ class Leave:
     code: int
 
 
-Action = Start | Terminate | Kill | Leave
+Action = Start | Hold | Terminate | Kill | Leave
 Step = tuple[Agent, tuple[Action, ...]]
 
 
@@ -140,13 +170,15 @@ def decide(rules: Rules, agent: Agent, event: Event, now: float) -> Step:
         case Assigned(assignment):
             return _assigned(rules, agent, assignment, now)
         case RankFailed(local_rank, failure):
-            return _failed(agent, failure, now, spare=local_rank)
+            return _failing(rules, agent, local_rank, failure, now)
+        case RankHolds(_, failure):
+            return _failed(rules, agent, failure, now)
         case RankEnded(local_rank, ended):
             return _ended(rules, agent, local_rank, ended, now)
         case Terminated():
             return _stop(rules, agent, now)
         case Tick():
-            return _tick(agent, now)
+            return _tick(rules, agent, now)
 
 
 def started(agent: Agent, local_ranks: frozenset[int]) -> Agent:
@@ -166,20 +198,29 @@ def _assigned(rules: Rules, agent: Agent, new: Assignment, now: float) -> Step:
 
 
 def _pursue(rules: Rules, agent: Agent, now: float) -> Step:
-    """Towards the wanted incarnation: end what is older, then start what is there to start."""
+    """Towards the wanted incarnation: end or hold what is older, then start what is there to start."""
     wanted = agent.wanted
     if wanted is None or agent.ending is Ending.STOP:
         return agent, ()
+    members, position = wanted.membership, _position(rules, wanted)
+    hold: tuple[Action, ...] = ()
     if wanted.incarnation > agent.incarnation:
-        if agent.live:
+        left_out = members is not None and position >= members.workers
+        if agent.live and (left_out or agent.ending is not None or not rules.regroups):
             return _end(agent, Ending.ABANDON, now + ABANDON_SECONDS)
+        hold = (Hold(wanted.incarnation),) if agent.live else ()
         agent = replace(
             agent, state=AgentState.IDLE, incarnation=wanted.incarnation, failure=None, ending=None, give_up_at=None
         )
-    members = wanted.membership
-    if members is None or wanted.incarnation <= agent.started or rules.worker_index >= members.workers:
-        return agent, ()
-    return replace(agent, state=AgentState.RUNNING, started=wanted.incarnation), (Start(members),)
+    if agent.failing:
+        return agent, hold  # their places are free when they are gone
+    if members is None or wanted.incarnation <= agent.started or position >= members.workers:
+        return agent, hold
+    return replace(agent, state=AgentState.RUNNING, started=wanted.incarnation), (*hold, Start(members, position))
+
+
+def _position(rules: Rules, wanted: Assignment) -> int:
+    return wanted.group_rank if wanted.group_rank is not None else rules.worker_index
 
 
 def _stop(rules: Rules, agent: Agent, now: float) -> Step:
@@ -195,23 +236,40 @@ def _end(agent: Agent, why: Ending, kill_at: float, spare: int | None = None) ->
     return (agent if agent.ending is Ending.STOP else replace(agent, ending=why)), ()
 
 
-def _failed(agent: Agent, failure: Failure, now: float, spare: int | None = None) -> Step:
+def _failing(rules: Rules, agent: Agent, local_rank: int, failure: Failure, now: float) -> Step:
+    """It ends by itself, and is given the time for it once."""
+    if not rules.regroups:
+        return _failed(rules, agent, failure, now, spare=local_rank)
+    agent, actions = _failed(rules, agent, failure, now)
+    if agent.ending is None:
+        agent = replace(agent, failing=agent.failing | {local_rank}, kill_at=agent.kill_at or now + ABANDON_SECONDS)
+    return agent, actions
+
+
+def _failed(rules: Rules, agent: Agent, failure: Failure, now: float, spare: int | None = None) -> Step:
     if agent.ending is None and agent.state is AgentState.RUNNING:
         agent = replace(agent, state=AgentState.FAILED, failure=failure, failed_at=now)
+        if rules.regroups:
+            return replace(agent, give_up_at=now + REASSIGN_WAIT_SECONDS), ()
         return _end(agent, Ending.FAILURE, now + ABANDON_SECONDS, spare)
     victim = agent.failure is not None and agent.failure.failure_class is FailureClass.NETWORK
-    if agent.ending is Ending.FAILURE and victim and failure.failure_class is not FailureClass.NETWORK:
+    still = agent.ending is Ending.FAILURE or (rules.regroups and agent.state is AgentState.FAILED)
+    if still and victim and failure.failure_class is not FailureClass.NETWORK:
         return replace(agent, failure=failure), ()  # the first one only noticed that this one was dying
     return agent, ()
 
 
 def _ended(rules: Rules, agent: Agent, local_rank: int, failure: Failure | None, now: float) -> Step:
-    agent = replace(agent, live=agent.live - {local_rank})
+    gone = frozenset({local_rank})
+    agent = replace(agent, live=agent.live - gone, failing=agent.failing - gone)
+    if not agent.failing and agent.ending is None:
+        agent = replace(agent, kill_at=None)
     actions: tuple[Action, ...] = ()
     if failure is not None:
-        agent, actions = _failed(agent, failure, now)
+        agent, actions = _failed(rules, agent, failure, now)
     if agent.live:
-        return agent, actions
+        agent, more = _pursue(rules, agent, now) if rules.regroups else (agent, ())
+        return agent, actions + more
     agent, more = _all_gone(rules, agent, now)
     return agent, tuple(a for a in actions if not isinstance(a, Terminate)) + more
 
@@ -219,8 +277,10 @@ def _ended(rules: Rules, agent: Agent, local_rank: int, failure: Failure | None,
 def _all_gone(rules: Rules, agent: Agent, now: float) -> Step:
     agent = replace(agent, kill_at=None)
     match agent.ending:
-        case None:
+        case None if agent.state is AgentState.RUNNING:
             return _leave(replace(agent, state=AgentState.FINISHED))
+        case None:
+            return _pursue(rules, agent, now)
         case Ending.STOP:
             return _leave(agent)
         case Ending.FAILURE if rules.alone:
@@ -231,11 +291,11 @@ def _all_gone(rules: Rules, agent: Agent, now: float) -> Step:
             return _pursue(rules, replace(agent, ending=None), now)
 
 
-def _tick(agent: Agent, now: float) -> Step:
+def _tick(rules: Rules, agent: Agent, now: float) -> Step:
     if agent.kill_at is not None and now >= agent.kill_at:
-        return replace(agent, kill_at=None), (Kill(),)
+        return replace(agent, kill_at=None), (Kill(agent.failing if agent.ending is None else None),)
     if agent.give_up_at is not None and now >= agent.give_up_at:
-        return _leave(agent)
+        return _stop(rules, replace(agent, give_up_at=None), now)
     return agent, ()
 
 

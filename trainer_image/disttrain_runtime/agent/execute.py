@@ -15,7 +15,7 @@ from disttrain_runtime.agent.launch import RankSpec
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """The writing ends of a rank's three pipes. They stay the caller's, who closes them."""
+    """A rank's ends of its two pipes and of its socket. They stay the caller's, who closes them."""
 
     out: int
     err: int

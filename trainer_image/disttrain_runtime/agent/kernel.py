@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -26,6 +27,21 @@ def adopt_orphans() -> None:
     """Grandchildren whose parent died become ours, as they do for PID 1, so that we can end and reap them."""
     if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def prefer_for_oom(pid: int, *, prefer: bool = True) -> None:
+    """Let the kernel take this process first when memory runs out, or no sooner than us. A wish, not a condition."""
+    with suppress(OSError):
+        score = "1000" if prefer else Path("/proc/self/oom_score_adj").read_text()
+        Path(f"/proc/{pid}/oom_score_adj").write_text(score)
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory that a process has in use; 0 when it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def call_self(argv: Sequence[str]) -> None:

@@ -16,6 +16,8 @@ WORKER_MODULE = "disttrain_runtime.worker"
 PRELOAD = (WORKER_MODULE, "torch._dynamo")
 """What a task's ranks find imported. The first optimizer step imports torch._dynamo anyway, used or not: half as long
 again as torch itself."""
+SPARE = -1
+"""In place of the rank of a process that has none yet."""
 _LAUNCHERS = frozenset({"torch.distributed.run", "torch.distributed.launch"})
 
 
@@ -55,17 +57,23 @@ def settled(environment: Mapping[str, str]) -> dict[str, str]:
     return {k: v for k, v in environment.items() if k not in env.RESERVED and not k.startswith(env.PREFIX)}
 
 
-def rank_specs(worker: WorkerEnv, members: Membership, base: Mapping[str, str]) -> list[RankSpec]:
+def spare_spec(worker: WorkerEnv, processes: int, base: Mapping[str, str]) -> RankSpec:
+    """A rank without a place: it builds its task, and waits for the order that gives it one."""
+    environment = parent_environment(worker, processes, base) | _job_directory(worker) | {env.SPARE: "1"}
+    return RankSpec(SPARE, SPARE, rank_command(worker.run), environment)
+
+
+def rank_specs(worker: WorkerEnv, members: Membership, group_rank: int, base: Mapping[str, str]) -> list[RankSpec]:
     """The processes of this pod in one incarnation. `base` is the container's environment."""
     argv = rank_command(worker.run)
     launcher = worker.run.entrypoint is None and is_torchrun(argv)
     count = 1 if launcher else members.processes_per_worker
     return [
         RankSpec(
-            rank_of(worker.worker_index, local_rank, members.processes_per_worker),
+            rank_of(group_rank, local_rank, members.processes_per_worker),
             local_rank,
             argv,
-            _environment(worker, members, local_rank, base),
+            _environment(worker, members, group_rank, local_rank, base),
         )
         for local_rank in range(count)
     ]
@@ -76,16 +84,25 @@ def job_directory(worker: WorkerEnv) -> PurePosixPath | None:
     return paths.job_dir(PurePosixPath(worker.checkpoint_mount), worker.job) if worker.checkpoint_mount else None
 
 
-def _environment(worker: WorkerEnv, members: Membership, local_rank: int, base: Mapping[str, str]) -> dict[str, str]:
-    directory = job_directory(worker)
-    ours = {env.INCARNATION: str(members.incarnation)} | ({env.JOB_DIR: str(directory)} if directory else {})
+def place_environment(worker: WorkerEnv, members: Membership, group_rank: int, local_rank: int) -> dict[str, str]:
+    """The part of a rank's environment that another incarnation changes."""
+    place = rank_env(members, group_rank, local_rank, worker.job_uid)
+    return place | {env.INCARNATION: str(members.incarnation)}
+
+
+def _environment(
+    worker: WorkerEnv, members: Membership, group_rank: int, local_rank: int, base: Mapping[str, str]
+) -> dict[str, str]:
     return (
-        _defaults(members.processes_per_worker)
-        | dict(base)
-        | worker.to_env()
-        | rank_env(members, worker.worker_index, local_rank, worker.job_uid)
-        | ours
+        parent_environment(worker, members.processes_per_worker, base)
+        | place_environment(worker, members, group_rank, local_rank)
+        | _job_directory(worker)
     )
+
+
+def _job_directory(worker: WorkerEnv) -> dict[str, str]:
+    directory = job_directory(worker)
+    return {env.JOB_DIR: str(directory)} if directory else {}
 
 
 def _defaults(processes: int) -> dict[str, str]:

@@ -29,6 +29,11 @@ class OomKills:
         """Processes of ranks that were killed for memory since they started."""
         return self._group.oom_kills() - self._first - self._excused
 
+    def has_room(self, share: float, wanted: int) -> bool:
+        """Whether so many bytes are no more than this share of the container's limit."""
+        limit = self.limit_bytes()
+        return limit is None or wanted <= share * limit
+
     def limit_bytes(self) -> int | None:
         """None: no limit."""
         return self._group.limit_bytes()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 
 from disttrain_contract.paths import log_file
-from disttrain_runtime.agent.launch import RankSpec
+from disttrain_runtime.agent.launch import SPARE, RankSpec
 from disttrain_runtime.agent.writer import VolumeFiles, Writer, write_stdout
 
 
@@ -32,9 +32,11 @@ class Output:
 
     def lines(self, spec: RankSpec, lines: list[bytes]) -> None:
         """What a rank printed."""
-        prefix = b"[rank %d] " % spec.rank
+        prefix = b"[spare] " if spec.rank == SPARE else b"[rank %d] " % spec.rank
         self._stdout.put("", b"".join(prefix + line + b"\n" for line in lines))
-        if self._volume is not None and self._directory is not None and not self._volume.full:
+        if spec.rank == SPARE or self._volume is None or self._directory is None:
+            return  # what it prints while it waits is no rank's log
+        if not self._volume.full:
             path = log_file(self._directory, self.incarnation, spec.rank)
             self._volume.put(str(path), b"\n".join(lines) + b"\n")
 

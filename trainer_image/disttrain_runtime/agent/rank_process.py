@@ -1,16 +1,17 @@
-"""One rank: its process, and the three pipes that come from it."""
+"""One rank: its process, the two pipes that come from it, and the socket on which it reports and hears orders."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from disttrain_contract.messages import RankBody, RankEvent
+from disttrain_contract.messages import Order, RankBody, RankEvent, encode_order
 from disttrain_runtime.agent.execute import Ends, Launch
 from disttrain_runtime.agent.launch import RankSpec
 from disttrain_runtime.agent.lines import LineBuffer, Tail
@@ -75,6 +76,11 @@ class RankProcess:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
+    def order(self, order: Order) -> None:
+        """Tell it where it belongs now. A rank that does not read is found out otherwise; an order never blocks us."""
+        with suppress(OSError):
+            self._socket.send(encode_order(order))
+
     def pause(self) -> None:
         """Read no more output: the rank blocks when its pipe is full, as it would on a terminal. Reports still flow."""
         for fd in self._outputs:
@@ -94,28 +100,34 @@ class RankProcess:
             self._drain(fd, partial(self._read_output, fd, lines))
             if rest := lines.flush():
                 self._listener.on_lines(self.spec, rest)
-        self._drain(self._report, self._read_report)
-        for fd in (*self._outputs, self._report):
-            self._forget(fd)
+        self._drain(self._socket.fileno(), self._read_report)
+        for fd in self._outputs:
+            self._loop.remove_reader(fd)
+            os.close(fd)
         self._outputs = {}
+        self._loop.remove_reader(self._socket)
+        self._socket.close()
 
     def _spawn(self, launch: Launch) -> int:
-        ends = [os.pipe() for _ in range(3)]
+        out, err = os.pipe(), os.pipe()
+        self._socket, theirs = socket.socketpair()
         try:
-            pid = launch(self.spec, Ends(*(write for _, write in ends)))
+            pid = launch(self.spec, Ends(out[1], err[1], theirs.fileno()))
         except BaseException:
-            for read, _ in ends:
-                os.close(read)
+            self._socket.close()
+            os.close(out[0])
+            os.close(err[0])
             raise
         finally:
-            for _, write in ends:
-                os.close(write)
-        (out, _), (err, _), (self._report, _) = ends
-        for fd in (out, err, self._report):
+            theirs.close()
+            os.close(out[1])
+            os.close(err[1])
+        self._socket.setblocking(False)
+        for fd in (out[0], err[0]):
             os.set_blocking(fd, False)
-        self._err = err
-        self._outputs = {out: LineBuffer(), err: LineBuffer()}
-        self._loop.add_reader(self._report, self._read_report)
+        self._err = err[0]
+        self._outputs = {out[0]: LineBuffer(), err[0]: LineBuffer()}
+        self._loop.add_reader(self._socket, self._read_report)
         return pid
 
     def _read_output(self, fd: int, lines: LineBuffer) -> int:
@@ -127,7 +139,7 @@ class RankProcess:
         return len(data)
 
     def _read_report(self) -> int:
-        data = self._take(self._report)
+        data = self._take(self._socket.fileno())
         for event, body in self._pipe.feed(data):
             self._listener.on_message(self.spec, event, body)
         return len(data)
@@ -136,7 +148,7 @@ class RankProcess:
         """What is there; at the end of the pipe its reader is removed."""
         try:
             data = os.read(fd, _CHUNK)
-        except BlockingIOError:
+        except (BlockingIOError, ConnectionResetError):  # reset: it died with an order unread
             return b""
         if not data:
             self._loop.remove_reader(fd)
@@ -146,7 +158,3 @@ class RankProcess:
         taken = 0
         while taken < _LAST_WORDS and (count := read()):
             taken += count
-
-    def _forget(self, fd: int) -> None:
-        self._loop.remove_reader(fd)
-        os.close(fd)

@@ -65,7 +65,7 @@ class Warm:
         self._environment = environment
         self._settled = settled(environment)
         self._say = say
-        self._on_killed = on_killed
+        self.on_killed = on_killed
         self._loop = asyncio.get_running_loop()
         self._left = REPLACEMENTS
         self._closed = False
@@ -82,6 +82,11 @@ class Warm:
     def pid(self) -> int | None:
         """The parent's, until it is reaped."""
         return self._parent.pid if self._parent else None
+
+    @property
+    def ready(self) -> bool:
+        """A rank can be forked now."""
+        return self._parent is not None and self._parent.ready and not self._parent.unwanted
 
     def launch(self, spec: RankSpec, ends: Ends) -> int:
         """Fork the rank if that can be done now, else execute it."""
@@ -102,7 +107,7 @@ class Warm:
         if self._closed:
             return
         if status == -signal.SIGKILL and not parent.unwanted:
-            self._on_killed()
+            self.on_killed()
         again = parent.ready and self._left > 0
         self._say(f"the warm parent ended ({status}); {'making a new one' if again else 'ranks will be executed'}")
         if again:
@@ -117,7 +122,7 @@ class Warm:
 
     def _fork(self, spec: RankSpec, ends: Ends) -> int | None:
         parent = self._parent
-        if parent is None or not parent.ready or parent.unwanted:
+        if parent is None or not self.ready:
             return None
         if settled(spec.environment) != self._settled:
             self._say(f"rank {spec.rank} is executed: its environment is not the one that the warm parent started with")

@@ -45,11 +45,16 @@ class Fence:
 
         Raises FencedError when a newer incarnation holds it, OSError when the volume cannot be used.
         """
+        self.advance(self.holder)
+
+    def advance(self, holder: Holder) -> None:
+        """Claim for a newer incarnation of the same process, which may be inside a commit on another thread."""
         with self._locked():
             present = self._read()
-            if not may_claim(present, self.holder):
+            if not may_claim(present, holder):
                 raise self._overtaken(present)
-            replace_file(self._path, json.dumps(asdict(self.holder)).encode())
+            replace_file(self._path, json.dumps(asdict(holder)).encode())
+            self.holder = holder
 
     @contextmanager
     def held(self) -> Iterator[None]:

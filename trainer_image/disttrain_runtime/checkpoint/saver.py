@@ -14,7 +14,7 @@ from typing import Any
 
 from disttrain_contract.messages import Checkpoint, CheckpointProblem
 from disttrain_runtime.checkpoint.buffers import Buffers
-from disttrain_runtime.checkpoint.fence import Fence
+from disttrain_runtime.checkpoint.fence import Fence, Holder
 from disttrain_runtime.checkpoint.snapshot import Snapshot
 from disttrain_runtime.checkpoint.volume import Volume
 from disttrain_runtime.checkpoint.writer import Facts, explain, reason, retire, write
@@ -42,6 +42,10 @@ class Saver:
         self._flight: Future[Event] | None = None
         self.committed = committed
         """The step of the newest checkpoint known to be good."""
+
+    def claim(self, holder: Holder) -> None:
+        """Go on in a newer incarnation. A save under way belongs to it: same process, same trajectory."""
+        self._fence.advance(holder)
 
     @property
     def busy(self) -> bool:

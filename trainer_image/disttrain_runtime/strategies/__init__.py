@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
 from disttrain_runtime.errors import EntrypointError
-from disttrain_runtime.groups import Group
 from disttrain_runtime.strategies.all_reduce import AllReduce
 from disttrain_runtime.strategies.strategy import Strategy
 from disttrain_runtime.task import Task
 
-STRATEGIES: dict[str, Callable[[Task, Group], Strategy]] = {
+STRATEGIES: dict[str, Callable[[Task, torch.device], Strategy]] = {
     "allReduce": AllReduce,
 }
 """By the name in `spec.strategy.synchronization.method`."""
 
 
-def make_strategy(method: str, task: Task, group: Group) -> Strategy:
+def make_strategy(method: str, task: Task, device: torch.device) -> Strategy:
     """The chosen technique around a task's model and optimizer."""
     if method not in STRATEGIES:
         raise EntrypointError(
             f"strategy.synchronization.method {method!r} is unknown to this image; it has: {', '.join(STRATEGIES)}"
         )
-    return STRATEGIES[method](task, group)
+    return STRATEGIES[method](task, device)

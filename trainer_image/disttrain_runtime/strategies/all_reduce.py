@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
@@ -20,16 +21,21 @@ from disttrain_runtime.task import Task, call
 
 
 class AllReduce(Strategy):
-    """Replicas that start equal and stay equal."""
+    """Replicas that start equal and stay equal.
 
-    def __init__(self, task: Task, group: Group) -> None:
-        self.task, self.group = task, group
-        _check_batch_norm(task, group)
-        self.model = task.model.to(group.device).train()
-        devices = [group.device] if group.device.type == "cuda" else None
-        self.replica = DistributedDataParallel(self.model, device_ids=devices, gradient_as_bucket_view=True)
+    DDP is made once, in a group of this process alone, and moves from group to group: what it has learnt about the
+    order of the gradients outlives a failure, and a replacement learns it before it is needed.
+    """
+
+    def __init__(self, task: Task, device: torch.device) -> None:
+        self.task, self.device = task, device
+        self.model = task.model.to(device).train()
         self.optimizer = task.optimizer(self.model.parameters())
         self.schedule = task.schedule(self.optimizer) if task.schedule else None
+        self._replica: DistributedDataParallel | None = None
+        self._group: Group | None = None
+        self._before: dict[str, Tensor] = {}
+        """The buffers as they were before the step under way."""
 
     @override
     def rehearse(self, batch: Batch) -> None:
@@ -37,23 +43,63 @@ class AllReduce(Strategy):
 
         DDP lays its buckets out anew after its first backward pass, and the order in which three or more ranks' values
         are added depends on the place in the bucket. Without a rehearsal the first step after a restart would
-        differ in the last bit from the same step of an uninterrupted run.
+        differ in the last bit from the same step of an uninterrupted run. `_rebuild_buckets` is what its next forward
+        pass would begin with.
         """
-        buffers = {name: value.clone() for name, value in self.model.named_buffers()}
+        devices = [self.device] if self.device.type == "cuda" else None
+        self._replica = DistributedDataParallel(
+            self.model, device_ids=devices, gradient_as_bucket_view=True, init_sync=False
+        )
+        self._keep_buffers()
         torch.autograd.backward(self._loss(batch))
-        self.optimizer.zero_grad(set_to_none=True)
-        for name, value in self.model.named_buffers():
-            value.copy_(buffers[name])
+        self._replica.reducer._rebuild_buckets()
+        self._undo()
+
+    @override
+    def join(self, group: Group) -> None:
+        _check_batch_norm(self.task, group)
+        self._group = group
+        self._undo()
+        self.replica._update_process_group(dist.group.WORLD)  # type: ignore[no-untyped-call]
+
+    @override
+    def equalise(self) -> None:
+        self.group.equalise(t for t in self.model.state_dict().values() if isinstance(t, Tensor))
 
     @override
     def step(self, batch: Batch) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
+        self._keep_buffers()
         loss = self._loss(batch)
         torch.autograd.backward(loss * batch.share.weight(self.group.world_size))
         self.optimizer.step()
         if self.schedule is not None:
             self.schedule.step()
+        self._before = {}
         return loss.detach()
+
+    @property
+    def group(self) -> Group:
+        """The present one."""
+        assert self._group is not None, "join a group first"
+        return self._group
+
+    @property
+    def replica(self) -> DistributedDataParallel:
+        """The model, as it trains together with the others'."""
+        assert self._replica is not None, "rehearse first"
+        return self._replica
+
+    def _keep_buffers(self) -> None:
+        """A forward pass changes batch statistics; parameters change only when all gradients have arrived."""
+        self._before = {name: value.clone() for name, value in self.model.named_buffers()}
+
+    def _undo(self) -> None:
+        for name, value in self.model.named_buffers():
+            if name in self._before:
+                value.copy_(self._before[name])
+        self._before = {}
+        self.optimizer.zero_grad(set_to_none=True)
 
     @override
     def state(self) -> Mapping[str, Any]:

@@ -6,17 +6,33 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from disttrain_runtime.checkpoint.manifest import Fingerprint
 from disttrain_runtime.data import Batch
+from disttrain_runtime.groups import Group
 
 
 class Strategy(ABC):
-    """Owns the model and the optimizer of one rank."""
+    """Owns the model and the optimizer of one rank, from group to group."""
 
-    def rehearse(self, batch: Batch) -> None:  # noqa: B027 - most strategies have nothing to rehearse
-        """Called once before the first step of an incarnation, with that step's batch. Must not change any state."""
+    device: torch.device
+
+    @abstractmethod
+    def rehearse(self, batch: Batch) -> None:
+        """Once in a process's life, before it joins its first group: do what the first step would do besides training.
+
+        Called inside `groups.alone()`. Must not change any state.
+        """
+
+    @abstractmethod
+    def join(self, group: Group) -> None:
+        """Belong to this group from now on. A step that the last group broke off is as if it had never begun."""
+
+    @abstractmethod
+    def equalise(self) -> None:
+        """Make all ranks start from rank 0's state: there is no other. A collective."""
 
     @abstractmethod
     def step(self, batch: Batch) -> Tensor:

@@ -1,0 +1,52 @@
+"""Cut a group's connections from any thread, so that whoever waits in one of its collectives gets an error at once.
+
+gloo has no abort: a rank that waits for a peer which is stopped, or behind a cut cable, would wait until the time-out.
+But its connections are ours, and a connection that is shut down ends every wait on both of its ends.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+_FDS = Path("/proc/self/fd")
+
+
+class Connections:
+    """The TCP sockets that this process opens from now on. Made before a group is formed: then they are the group's."""
+
+    def __init__(self) -> None:
+        self._others = _sockets()
+
+    def cut(self) -> int:
+        """Shut down those that are open now; how many. A listening socket stays as it is: it has no peer."""
+        count = 0
+        for fd, name in _sockets().items():
+            if self._others.get(fd) != name:
+                count += _shut(fd)
+        return count
+
+
+def _sockets() -> dict[int, str]:
+    """Descriptor → the kernel's name of the socket. A number is used again, a name is not."""
+    found: dict[int, str] = {}
+    for entry in _FDS.iterdir():
+        with suppress(OSError):  # closed in between
+            name = str(entry.readlink())
+            if name.startswith("socket:"):
+                found[int(entry.name)] = name
+    return found
+
+
+def _shut(fd: int) -> bool:
+    try:
+        with socket.socket(fileno=os.dup(fd)) as connection:
+            if connection.family not in (socket.AF_INET, socket.AF_INET6) or connection.type != socket.SOCK_STREAM:
+                return False
+            connection.getpeername()
+            connection.shutdown(socket.SHUT_RDWR)
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,158 @@
+"""State from the memory of a rank that lived on: who has the newest, who needs it, and how it gets there.
+
+Ranks that hold state say their step; the highest is where training goes on. Whoever has that state keeps it, and sends
+it to those who have none or are a step behind. State is one stream of bytes, cut into chunks: while one travels, the
+next is packed and the last one is put in its place. Both ends take a digest of what they saw, and compare.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor
+
+from disttrain_runtime.checkpoint.structure import put_together, take_apart
+from disttrain_runtime.checkpoint.tensor_file import NAMES
+from disttrain_runtime.errors import TransferError
+from disttrain_runtime.groups import Group
+
+CHUNK = 8 * 1024 * 1024
+"""Bytes on the wire at a time: packing the next one and placing the last one hide behind it."""
+NOTHING = -1
+"""In place of a step: this rank holds no state."""
+_DIGEST = 16
+_DTYPES = {name: dtype for dtype, name in NAMES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """Who gives state to whom."""
+
+    step: int
+    givers: Mapping[int, int]
+    """Rank in need → the rank that serves it."""
+
+
+def share(steps: Sequence[int]) -> Sharing | None:
+    """From the step that each rank holds. None: nobody holds any. Pure, so all ranks come to the same."""
+    newest = max(steps)
+    if newest == NOTHING:
+        return None
+    holders = [rank for rank, step in enumerate(steps) if step == newest]
+    needy = [rank for rank, step in enumerate(steps) if step != newest]
+    return Sharing(newest, {rank: holders[i % len(holders)] for i, rank in enumerate(needy)})
+
+
+def give(state: Mapping[str, Any], group: Group, to: int) -> None:
+    """Send a whole state to one rank."""
+    structure, groups = take_apart(state)
+    named = [(key, name, tensor) for key, tensors in groups.items() for name, tensor in tensors.items()]
+    entries = [[key, name, NAMES[tensor.dtype], list(tensor.shape)] for key, name, tensor in named]
+    head = json.dumps({"structure": structure.decode(), "tensors": entries}).encode()
+    group.send(torch.tensor([len(head)]), to)
+    group.send(torch.frombuffer(bytearray(head), dtype=torch.uint8), to)
+    digest = xxhash.xxh3_128()
+    views = [_bytes(tensor) for *_, tensor in named]
+    pending, buffers = None, _buffers()
+    for number, pieces in enumerate(cut([len(v) for v in views], CHUNK)):
+        chunk = _pack(pieces, views, buffers[number % 2])
+        digest.update(chunk.numpy().data)
+        if pending is not None:
+            pending.wait()
+        pending = group.start_send(chunk, to)
+    if pending is not None:
+        pending.wait()
+    group.send(torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8), to)
+
+
+def take(group: Group, giver: int) -> dict[str, Any]:
+    """Receive one. Raises TransferError when the two ends did not see the same bytes."""
+    length = torch.zeros(1, dtype=torch.int64)
+    group.receive(length, giver)
+    head = torch.zeros(int(length), dtype=torch.uint8)
+    group.receive(head, giver)
+    told = json.loads(head.numpy().tobytes())
+    tensors: dict[str, dict[str, Tensor]] = {}
+    for key, name, dtype, shape in told["tensors"]:
+        tensors.setdefault(key, {})[name] = torch.empty(shape, dtype=_DTYPES[dtype])
+    views = [_bytes(tensors[key][name]) for key, name, *_ in told["tensors"]]
+    digest = xxhash.xxh3_128()
+    plan = list(cut([len(v) for v in views], CHUNK))
+    buffers = [b[:size] for b, size in zip(_cycle(), map(_size, plan), strict=False)]
+    pending = group.start_receive(buffers[0], giver) if plan else None
+    for number, pieces in enumerate(plan):
+        assert pending is not None
+        pending.wait()
+        chunk = buffers[number]
+        pending = group.start_receive(buffers[number + 1], giver) if number + 1 < len(plan) else None
+        digest.update(chunk.numpy().data)
+        _place(pieces, views, chunk)
+    seen = torch.zeros(_DIGEST, dtype=torch.uint8)
+    group.receive(seen, giver)
+    if seen.numpy().tobytes() != digest.digest():
+        raise TransferError(f"state from rank {giver} arrived damaged: the digests differ")
+    return put_together(told["structure"].encode(), tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Part of one tensor's bytes, and where it lies in a chunk."""
+
+    tensor: int
+    start: int
+    at: int
+    bytes: int
+
+
+def cut(sizes: Sequence[int], chunk: int) -> Iterator[list[Piece]]:
+    """Tensors of these sizes as chunks of at most so many bytes, in order, without gaps. Pure."""
+    pieces: list[Piece] = []
+    at = 0
+    for tensor, size in enumerate(sizes):
+        start = 0
+        while start < size:
+            count = min(size - start, chunk - at)
+            pieces.append(Piece(tensor, start, at, count))
+            start, at = start + count, at + count
+            if at == chunk:
+                yield pieces
+                pieces, at = [], 0
+    if pieces:
+        yield pieces
+
+
+def _size(pieces: Sequence[Piece]) -> int:
+    return pieces[-1].at + pieces[-1].bytes
+
+
+def _pack(pieces: Sequence[Piece], views: Sequence[Tensor], buffer: Tensor) -> Tensor:
+    for p in pieces:
+        buffer[p.at : p.at + p.bytes].copy_(views[p.tensor][p.start : p.start + p.bytes])
+    return buffer[: _size(pieces)]
+
+
+def _place(pieces: Sequence[Piece], views: Sequence[Tensor], chunk: Tensor) -> None:
+    for p in pieces:
+        views[p.tensor][p.start : p.start + p.bytes].copy_(chunk[p.at : p.at + p.bytes])
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """A tensor's bytes, in place where it is contiguous."""
+    flat = tensor.detach().contiguous().reshape(-1)
+    return flat.view(torch.uint8) if prod(tensor.shape) else flat.new_empty(0, dtype=torch.uint8)
+
+
+def _buffers() -> tuple[Tensor, Tensor]:
+    return torch.empty(CHUNK, dtype=torch.uint8), torch.empty(CHUNK, dtype=torch.uint8)
+
+
+def _cycle() -> Iterator[Tensor]:
+    two = _buffers()
+    while True:
+        yield from two
