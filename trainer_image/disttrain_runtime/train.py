@@ -58,9 +58,9 @@ class Training:
         self.group = group
         self.strategy.join(group)
         self.checkpoints.join(group, identity)
+        self.meter = Meter(group, self.clock())
         if self._take_up() and (stopper := self._after_step()):
             return self._halt(stopper - 1)
-        self.meter = Meter(group, self.clock())
         self.reported = Mark(self.step, -math.inf)  # the first new step is news
         for batch in self._batches():
             reseed(self.order.seed, Stream.MODEL, batch.share.step, group.rank)
