@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from tests.agent.harness import AgentProcess, alive, children, go, until
@@ -141,3 +142,14 @@ async def test_a_spare_that_dies_disturbs_nobody(dialling: Callable[..., AgentPr
     await until(lambda: not alive(int(said(agent, "[spare] up")[0])))
     report = rig.hub.report_of(UID).report
     assert report.state is AgentState.RUNNING and report.failure is None
+
+
+async def test_a_standby_has_ranks_ready_before_it_gets_a_place(dialling: Callable[..., AgentProcess], rig: Rig) -> None:
+    agent = task(lambda run: dialling(run).change(worker_index=3, workers=3), OBEDIENT, soon=True)
+    await until(lambda: len(said(agent, "[spare] up")) == 2, "a spare for each of its ranks")
+    spares = set(said(agent, "[spare] up"))
+    seat = replace(go(1), group_rank=0)
+    await rig.until(lambda: rig.hub.assign(UID, seat))
+    await until(lambda: len(said(agent, "[rank 0] told") + said(agent, "[rank 1] told")) == 2, "both to take a place")
+    told = [line.split()[-1] for rank in (0, 1) for line in said(agent, f"[rank {rank}] told")]
+    assert set(told) == spares

@@ -61,6 +61,7 @@ class Training:
         self.meter = Meter(group, self.clock())
         if self._take_up() and (stopper := self._after_step()):
             return self._halt(stopper - 1)
+        self.meter = Meter(group, self.clock())  # what it took to get here is not training
         self.reported = Mark(self.step, -math.inf)  # the first new step is news
         for batch in self._batches():
             reseed(self.order.seed, Stream.MODEL, batch.share.step, group.rank)

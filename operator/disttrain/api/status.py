@@ -84,7 +84,7 @@ class RecoveryEvent(ApiModel):
     failed_at: Time | None = Field(None, description="When the operator heard of it.")
     step: int | None = Field(None, description="The last step seen before it.")
     restored_step: int | None = Field(None, description="The step that training went on from.")
-    source: str | None = Field(None, description="Where the state came from: volume, or none for step 0.")
+    source: str | None = Field(None, description="Where the state came from: survivor (the memory of a living rank), volume, or none for step 0.")
     recover_seconds: float | None = Field(None, description="From the failure to the first new step.")
     lost_steps: int | None = Field(None, description="Finished steps that had to be run again.")
 

@@ -136,6 +136,9 @@ def _restore_verified(world: World, status: Status, now: datetime) -> Status:
             f"no checkpoint verified, training starts at step 0{skipped}",
             now,
         )
+    if start.source == "survivor":
+        message = f"incarnation {status.incarnation} goes on from step {start.step}, which a living rank held"
+        return with_condition(world, status, Type.RESTORE_VERIFIED, True, "FromSurvivor", message, now)
     message = f"incarnation {status.incarnation} goes on from step {start.step}, digest {start.digest[:19]}… verified{skipped}"
     return with_condition(
         world, status, Type.RESTORE_VERIFIED, True, "SkippedCorrupt" if start.skipped else "Verified", message, now

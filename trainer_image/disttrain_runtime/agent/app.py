@@ -87,6 +87,7 @@ class App:
         self._processes = processes_per_worker(worker.run.processes_per_worker, visible_gpus(environment))
         self._memory = OomKills(memory_group())
         self._timer: asyncio.TimerHandle | None = None
+        self._spare_timer: asyncio.TimerHandle | None = None
         self._leaving: asyncio.Future[int] = self._loop.create_future()
         directory = job_directory(worker)
         self._output = Output(directory, self._room_soon)
@@ -107,6 +108,8 @@ class App:
             self._loop.add_signal_handler(number, self._apply, d.Terminated())
         self._loop.set_exception_handler(self._defect)
         dialing = asyncio.create_task(self._stream.run()) if self._stream else None
+        if self._warm is not None and self._worker.worker_index >= self._worker.workers:  # a standby: all it can do now
+            self._warm.decided.add_done_callback(lambda _: self._spares_later(self._processes))
         if early:
             self._apply(d.Terminated())
         elif self._rules.alone:
@@ -234,12 +237,17 @@ class App:
         kept = f", kept {moved}" if moved else ""
         self._output.say(f"incarnation {members.incarnation}: started {len(live) - moved} of the group's ranks{kept}")
         self._changed(urgent=True)
-        if self._rules.regroups:
-            self._loop.call_later(SPARE_SECONDS, self._keep_spares, members.incarnation, 1)
+        self._spares_later(1)
 
-    def _keep_spares(self, incarnation: int, count: int) -> None:
+    def _spares_later(self, count: int) -> None:
+        if self._spare_timer is not None:
+            self._spare_timer.cancel()
+        if self._rules.regroups:
+            self._spare_timer = self._loop.call_later(SPARE_SECONDS, self._keep_spares, count)
+
+    def _keep_spares(self, count: int) -> None:
         """Make what a dead rank will be replaced from, if there is memory for it."""
-        if self._agent.leaving is not None or self._agent.incarnation != incarnation or self._agent.ending is not None:
+        if self._agent.leaving is not None or self._agent.ending is not None:
             return
         if not self._memory.has_room(SPARE_ROOM, self._supervisor.bytes_with_a_spare()):
             self._output.say("no spare rank is kept: the container's memory limit leaves no room for one")
