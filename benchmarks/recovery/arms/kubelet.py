@@ -126,7 +126,8 @@ class Kubelet:
         (folder / "last-words").touch()
         mounts = {str(paths.CHECKPOINT_MOUNT): self._folder / "volume", str(paths.SCRATCH): folder / "scratch"}
         known = {"metadata.uid": uid, "status.podIP": ip, "spec.nodeName": NODE}
-        known |= {f"metadata.annotations['{k}']": v for k, v in pod["metadata"].get("annotations", {}).items()}
+        for kind in ("labels", "annotations"):
+            known |= {f"metadata.{kind}['{k}']": v for k, v in pod["metadata"].get(kind, {}).items()}
         environment = container_environment(container["env"], known, mounts)
         agent = ["-c", DRIVER, str(folder)]
         argv = agent if container["command"] == AGENT else container["command"][1:]
