@@ -82,6 +82,10 @@ bench-scale: cluster-up ## 1,000 jobs of 4 pods on KWOK: time, memory, writes
 bench-recovery: setup ## SIGKILL to the next new step, beside torchrun and torchft: an hour (QUICK=1: minutes)
 	@$(PY) -m benchmarks.recovery $(if $(QUICK),--quick,--trials $(TRIALS))
 
+.PHONY: bench-corruption
+bench-corruption: setup ## 100,000 random damages of checkpoints: none may be accepted
+	@PYTHONPATH=trainer_image $(PY) -m benchmarks.corruption
+
 .PHONY: crd
 crd: setup ## regenerate crds/, which the chart links to
 	@$(PY) -m disttrain.api.crd > crds/disttrain.dev_disttrainjobs.yaml

@@ -17,9 +17,9 @@ from disttrain_contract.failures import FailureClass
 from disttrain_contract.messages import AgentState
 
 FAKE = """
-from disttrain_runtime.agent import app, launch
+from disttrain_runtime.agent import launch
 launch.WORKER_MODULE = "tests.support.fake_rank"
-app.PRELOAD = (launch.WORKER_MODULE,)
+launch.PRELOAD = (launch.WORKER_MODULE,)
 """
 TASK = RunConfig(entrypoint="stands.for:a_task", processes_per_worker=2, grace_seconds=6.0)
 UID = pod("a").uid
@@ -144,7 +144,9 @@ async def test_a_spare_that_dies_disturbs_nobody(dialling: Callable[..., AgentPr
     assert report.state is AgentState.RUNNING and report.failure is None
 
 
-async def test_a_standby_has_ranks_ready_before_it_gets_a_place(dialling: Callable[..., AgentProcess], rig: Rig) -> None:
+async def test_a_standby_has_ranks_ready_before_it_gets_a_place(
+    dialling: Callable[..., AgentProcess], rig: Rig
+) -> None:
     agent = task(lambda run: dialling(run).change(worker_index=3, workers=3), OBEDIENT, soon=True)
     await until(lambda: len(said(agent, "[spare] up")) == 2, "a spare for each of its ranks")
     spares = set(said(agent, "[spare] up"))

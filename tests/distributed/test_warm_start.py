@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.torch, pytest.mark.timeout(240)]
 
 THREADS = "2"
 """More than one: how sums are split over threads shows in their last bits."""
-NO_PARENT = "from disttrain_runtime.agent import app; app.PRELOAD = ('no_such_module',)\n"
+NO_PARENT = "from disttrain_runtime.agent import launch; launch.PRELOAD = ('no_such_module',)\n"
 TASK = RunConfig(
     entrypoint="tests.distributed.test_warm_start:build",
     args=("--steps=12", "--width=512"),

@@ -47,7 +47,7 @@ def main(fd: int) -> None:
     take_over(request, environment)
     sys.orig_argv = argv
     kernel.call_self(argv)
-    run(program, argv[3:])  # after `python -m program`
+    run(program, argv)
 
 
 def preload(names: list[str]) -> ModuleType:
@@ -105,11 +105,13 @@ def take_over(request: ForkRequest, environment: Mapping[str, str]) -> None:
     blas_threads.restore(environment)
 
 
-def run(program: ModuleType, arguments: Sequence[str]) -> None:
-    """What `python -m` would do with it."""
-    sys.modules["__main__"] = program
-    sys.argv = [program.__file__ or "", *arguments]
-    program.leave(program.main(sys.argv[1:], os.environ))
+def run(program: ModuleType, argv: Sequence[str]) -> None:
+    """What `python -m` would do with it. A program that stands for others gets the whole command line."""
+    if list(argv[1:3]) == ["-m", program.__name__]:
+        sys.modules["__main__"] = program
+        argv = argv[3:]
+        sys.argv = [program.__file__ or "", *argv]
+    program.leave(program.main(argv, os.environ))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from disttrain_operator.core import budget, failure, finish, goodput, narrate, progress, timing
+from disttrain_operator.core import budget, failure, finish, goodput, narrate, progress, seating, timing
 from disttrain_operator.core.actions import Plan
 from disttrain_operator.core.conditions import Type
 from disttrain_operator.core.failure import Found
@@ -63,14 +63,16 @@ def _next_incarnation(
 ) -> Plan:
     n, kind = status.incarnation + 1, status.last_recovery.failure_class if status.last_recovery else "Unknown"
     after = f" in {int(delay.total_seconds())} s" if delay else ""
-    message = f"{what}; incarnation {n} starts{after}"
+    seats = seating.after_loss(world, doomed)
+    message = f"{what}{seating.moves(world, seats)}; incarnation {n} starts{after}"
     status = narrate.with_condition(world, status, Type.RUNNING, False, "Restarting", message, now)
     status = narrate.with_condition(world, status, Type.RESTARTING, True, kind, message, now)
     status = replace(
         status,
         incarnation=n,
+        seats=seats,
         recoveries=status.recoveries + 1,
-        replacing=doomed,
+        replacing=seating.replacing(world, seats, doomed),
         restart_after=now + delay if delay else None,
     )
     return Plan(status=status, wake_at=now, reason=message)

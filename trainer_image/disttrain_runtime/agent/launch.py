@@ -11,11 +11,15 @@ from disttrain_contract import env, paths
 from disttrain_contract.env import RunConfig, WorkerEnv
 from disttrain_contract.messages import Membership
 from disttrain_contract.topology import rank_env, rank_of
+from disttrain_runtime.script import can_run
 
 WORKER_MODULE = "disttrain_runtime.worker"
 PRELOAD = (WORKER_MODULE, "torch._dynamo")
 """What a task's ranks find imported. The first optimizer step imports torch._dynamo anyway, used or not: half as long
 again as torch itself."""
+SCRIPT_MODULE = "disttrain_runtime.script"
+SCRIPT_PRELOAD = (SCRIPT_MODULE, "torch", "torch._dynamo")
+"""The same for a program that is not ours. Of torch only what is the same whoever imports it, and when."""
 SPARE = -1
 """In place of the rank of a process that has none yet."""
 _LAUNCHERS = frozenset({"torch.distributed.run", "torch.distributed.launch"})
@@ -44,6 +48,13 @@ def rank_command(run: RunConfig) -> tuple[str, ...]:
     if run.entrypoint is not None:
         return (sys.executable, "-m", WORKER_MODULE)
     return (*run.command, *run.args)
+
+
+def preload(run: RunConfig, path: str | None) -> tuple[str, ...]:
+    """What a warm parent imports for this job. Empty: its program can only be executed."""
+    if run.entrypoint is not None:
+        return PRELOAD
+    return SCRIPT_PRELOAD if can_run(rank_command(run), path) else ()
 
 
 def parent_environment(worker: WorkerEnv, processes: int, base: Mapping[str, str]) -> dict[str, str]:
