@@ -88,13 +88,13 @@ def _one(group: Group, run: Run, marks: Marks, fault: Fault) -> dict[str, Any]:
     return {"fault": fault.kind, "offset": fault.offset, **whole, "facts": dict(group.facts())}
 
 
-def strike(group: Group, run: Run, marks: Marks, rank: int, hit: Callable[[int], None] | None = None) -> Recovery:
-    """SIGKILL to a rank, or what `hit` does to it, and wait until that is over."""
+def strike(group: Group, run: Run, marks: Marks, rank: int, hit: Callable[[int, int], None] | None = None) -> Recovery:
+    """SIGKILL to a rank, or what `hit` does to it (and to its process), and wait until that is over."""
     pid = marks.refresh().pid(rank)
     recent = max(0, len(marks.all) - RECENT)
     at = time.monotonic_ns()
     if hit is not None:
-        hit(rank)
+        hit(rank, pid)
     else:
         os.kill(pid, signal.SIGKILL)
     until(lambda: recovery(marks.refresh().all[recent:], at, rank) is not None, RECOVERY_SECONDS, group, run)

@@ -50,8 +50,8 @@ class Group(Protocol):
     def facts(self) -> Mapping[str, Any]:
         """What it says itself about its last recovery, for the phases."""
 
-    def delete_pod(self, rank: int) -> None:
-        """By force. Raises NotImplementedError where there are no pods."""
+    def delete_pod(self, rank: int, pid: int) -> None:
+        """The pod of this rank, whose process this is, by force. Raises NotImplementedError where there are no pods."""
 
     def alive(self) -> bool:
         """False: it has given up, and waiting for it is vain."""

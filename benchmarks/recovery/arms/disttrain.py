@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from benchmarks.recovery.arms.arm import RANKS, THREADS, Run, source_path
@@ -75,9 +76,11 @@ class _Group:
         """Of the operator process."""
         return self._operator.process.pid
 
-    def delete_pod(self, rank: int) -> None:
-        """The pod that is this worker now; one process per pod."""
-        delete_pod(self._server, f"{JOB}-{rank}")
+    def delete_pod(self, rank: int, pid: int) -> None:
+        """A standby may have taken the place of the pod that was made for the rank, so its process is asked."""
+        environment = Path(f"/proc/{pid}/environ").read_text().split("\0")
+        name = next(v for v in environment if v.startswith("DISTTRAIN_POD_NAME=")).partition("=")[2]
+        delete_pod(self._server, name)
 
     def facts(self) -> Mapping[str, Any]:
         """The status: what the operator measured, and where the state came from."""

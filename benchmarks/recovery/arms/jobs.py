@@ -109,7 +109,7 @@ class _Group:
     def alive(self) -> bool:
         return True
 
-    def delete_pod(self, rank: int) -> None:
+    def delete_pod(self, rank: int, pid: int) -> None:
         """The pod that is this rank now."""
         found = self._server.kubectl(
             "get", "pods", "-n", NAMESPACE, "-l", f"{COMPLETION_INDEX}={rank}", "--field-selector=status.phase=Running", "-o", "name"

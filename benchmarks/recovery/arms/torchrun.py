@@ -43,7 +43,7 @@ class _Group:
     def facts(self) -> Mapping[str, Any]:
         return {}
 
-    def delete_pod(self, rank: int) -> None:
+    def delete_pod(self, rank: int, pid: int) -> None:
         raise NotImplementedError("no pods here")
 
     def alive(self) -> bool:
