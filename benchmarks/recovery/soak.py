@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from benchmarks.recovery.__main__ import EVERY_STEPS, OUT
+from benchmarks.recovery.__main__ import EVERY_STEPS as SIZES
+from benchmarks.recovery.__main__ import OUT
 from benchmarks.recovery.arms.arm import Run
 from benchmarks.recovery.arms.disttrain import Disttrain
 from benchmarks.recovery.marks import Marks
 from benchmarks.recovery.session import RECOVERY_SECONDS, START_SECONDS, strike, until
 from dev.cluster.progress import say, step
 
-BETWEEN_STEPS = 3
-"""Training goes on a little between two faults."""
+BETWEEN_STEPS, EVERY_STEPS = 25, 5
+"""Training goes on between two faults until a newer checkpoint is committed and reported: without one the operator rightly
+backs off, up to a minute."""
 MEASURES = ("rss_mib", "descriptors", "threads")
 
 
@@ -90,12 +92,11 @@ def main() -> None:
     """Run, write down, say what grew."""
     options = argparse.ArgumentParser(prog="python -m benchmarks.recovery.soak", description=__doc__)
     options.add_argument("--recoveries", type=int, default=1000)
-    options.add_argument("--megabytes", type=int, default=4, choices=sorted(EVERY_STEPS))
+    options.add_argument("--megabytes", type=int, default=4, choices=sorted(SIZES))
     options.add_argument("--out", type=Path, default=OUT)
     chosen = options.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="soak-")) / "run"
-    every = EVERY_STEPS[chosen.megabytes]
-    rows = soak(Run(folder=folder, megabytes=chosen.megabytes, every_steps=every), chosen.recoveries)
+    rows = soak(Run(folder=folder, megabytes=chosen.megabytes, every_steps=EVERY_STEPS), chosen.recoveries)
     chosen.out.mkdir(parents=True, exist_ok=True)
     (chosen.out / "soak.json").write_text(json.dumps(rows) + "\n")
     plot(rows, chosen.out / "soak.png")
