@@ -100,6 +100,7 @@ class RecoveryEvent(ApiModel):
         None,
         description="Where the state came from: survivor (the memory of a living rank), volume, or none for step 0.",
     )
+    detect_seconds: float | None = Field(None, description="From the failure to the operator's decision.")
     recover_seconds: float | None = Field(None, description="From the failure to the first new step.")
     lost_steps: int | None = Field(None, description="Finished steps that had to be run again.")
 

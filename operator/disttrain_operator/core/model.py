@@ -100,6 +100,7 @@ class Recovery:
     step: int | None = None
     restored_step: int | None = None
     source: str | None = None
+    detect_seconds: float | None = None
     recover_seconds: float | None = None
     lost_steps: int | None = None
 

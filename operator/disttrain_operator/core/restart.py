@@ -44,11 +44,13 @@ def restart(world: World, cause: Found, doomed: tuple[str, ...], now: datetime) 
 
 def _recorded(status: Status, cause: Found, now: datetime) -> Recovery:
     seen = status.progress.step if status.progress is not None else None
+    ago = min(timedelta(seconds=max(cause.seconds_ago, 0.0)), MAX_AGO)
     return Recovery(
         incarnation=status.incarnation,
         cause=cause.message[:MAX_CAUSE],
         failure_class=cause.failure_class,
-        failed_at=now - min(timedelta(seconds=max(cause.seconds_ago, 0.0)), MAX_AGO),
+        failed_at=now - ago,
+        detect_seconds=round(ago.total_seconds(), 3),
         rank=cause.rank,
         pod=cause.pod,
         node=cause.node,

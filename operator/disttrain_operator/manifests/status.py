@@ -255,6 +255,7 @@ def _recovery(recovery: Recovery | None) -> Wire | None:
         step=_whole(recovery.step),
         restoredStep=_whole(recovery.restored_step),
         source=recovery.source,
+        detectSeconds=measured(recovery.detect_seconds),
         recoverSeconds=measured(recovery.recover_seconds),
         lostSteps=_whole(recovery.lost_steps),
     )
@@ -279,6 +280,7 @@ def _read_recovery(wire: Mapping[str, Any]) -> Recovery | None:
         step=raw.integer(wire, "step"),
         restored_step=raw.integer(wire, "restoredStep"),
         source=raw.text(wire, "source"),
+        detect_seconds=raw.number(wire, "detectSeconds"),
         recover_seconds=raw.number(wire, "recoverSeconds"),
         lost_steps=raw.integer(wire, "lostSteps"),
     )

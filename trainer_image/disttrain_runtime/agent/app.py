@@ -309,6 +309,7 @@ class App:
     def _heard_message(self, spec: RankSpec, event: RankEvent, body: RankBody) -> None:
         if spec.rank == SPARE:
             return  # it has no place yet, so nothing that it says is about the job
+        first = self._told.progress is None  # the first step of a group is what everybody waits for
         self._told = self._told.hear(spec.local_rank, body)
         if isinstance(body, Holding):
             if body.incarnation == self._agent.incarnation:
@@ -317,7 +318,7 @@ class App:
             death = Death(rank=spec.rank, local_rank=spec.local_rank, status=0, said=body, step=self._told.step)
             if (failure := diagnose(death)) is not None:
                 self._apply(d.RankFailed(spec.local_rank, failure))
-        self._changed(urgent=event is not RankEvent.PROGRESS)
+        self._changed(urgent=first or event is not RankEvent.PROGRESS)
 
     def _changed(self, urgent: bool) -> None:
         if self._stream is not None:
