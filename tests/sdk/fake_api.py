@@ -337,7 +337,8 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - a cl
 
         def _exec(self, pod: str) -> None:
             if ("pods", "ml", pod) not in api.objects:
-                return self._answer(*not_found("pods", pod))
+                self._answer(*not_found("pods", pod))
+                return
             command = [word for name, word in parse_qsl(urlsplit(self.path).query) if name == "command"]
             api.execs.seen.append((pod, command))
             self.send_response(101)
@@ -349,7 +350,7 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - a cl
             self.end_headers()
             self.wfile.flush()
             self.close_connection = True
-            with suppress(OSError):
+            with suppress(OSError):  # the other side listens no more
                 play(self.connection, api.execs.answer(pod, command))
 
         def _answer(self, status: int, body: Any) -> None:

@@ -52,7 +52,9 @@ class HttpTransport:
         return start(configuration, url, self._authorization(), command, container)
 
     def _authorization(self) -> dict[str, str]:
-        settings = self._api.configuration.auth_settings().values()  # asks an exec plugin for a new token when it is time
+        settings = (
+            self._api.configuration.auth_settings().values()
+        )  # asks an exec plugin for a new token when it is time
         return {s["key"]: s["value"] for s in settings if s.get("in") == "header" and s.get("value")}
 
     def _call(self, request: Request, *, stream: bool) -> Any:

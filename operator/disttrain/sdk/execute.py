@@ -70,14 +70,17 @@ class Execution:
             raise errors.Unreachable(f"the connection into the pod was cut: {problem}") from problem
 
 
-def start(configuration: Any, url: str, headers: Mapping[str, str], command: Sequence[str], container: str) -> Execution:
+def start(
+    configuration: Any, url: str, headers: Mapping[str, str], command: Sequence[str], container: str
+) -> Execution:
     """Raises `Refused` when the API server says no, `Unreachable` when it says nothing."""
     from kubernetes.stream.ws_client import WSClient, get_websocket_url
     from websocket import WebSocketBadStatusException, WebSocketException
 
     query = [("container", container), ("stdout", "true"), ("stderr", "true"), ("command", list(command))]
+    target = get_websocket_url(url, query)  # type: ignore[no-untyped-call]
     try:
-        return Execution(WSClient(configuration, get_websocket_url(url, query), dict(headers), capture_all=False))
+        return Execution(WSClient(configuration, target, dict(headers), capture_all=False))  # type: ignore[no-untyped-call]
     except WebSocketBadStatusException as problem:
         raise errors.from_status(problem.status_code, _body(problem.resp_body)) from problem
     except (WebSocketException, OSError) as problem:
