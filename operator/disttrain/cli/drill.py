@@ -67,7 +67,8 @@ def drill(
         operator_namespace=operator_namespace,
     )  # fmt: skip
     _check(order)
-    client, note, results = session.client(kubeconfig, context, namespace), session.err(), list[Result]()
+    client, note = session.client(kubeconfig, context, namespace), session.err()
+    results: list[Result] = []
     if not yes:
         _ask(f"{fault}, {repeat} times, to job {name} in namespace {client.namespace}: really?")
     try:
