@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 
 from disttrain.sdk import errors, paths
@@ -114,13 +114,13 @@ class Faults:
         rank = () if order.rank is None else ("--rank", str(order.rank))
         here = ""
         for worker in found:
-            running = self._execute(worker, job, order.fault, *rank)
-            line, at = running.line(ANSWER_SECONDS), self._clock()
-            if line is None:
-                here = _why_not(running, worker)
-                continue
-            with suppress(errors.Unreachable, errors.TimedOut):  # the pod may go down with its rank
-                _require_done(running, worker)
+            with closing(self._execute(worker, job, order.fault, *rank)) as running:
+                line, at = running.line(ANSWER_SECONDS), self._clock()
+                if line is None:
+                    here = _why_not(running, worker)
+                    continue
+                with suppress(errors.Unreachable, errors.TimedOut):  # the pod may go down with its rank
+                    _require_done(running, worker)
             made = Made(f"{line} in {worker.name}", at)
             if order.fault is Fault.STOP_RANK:
                 return replace(made, undo=self._continuing(worker, job, line.removeprefix("rank ")))
@@ -130,8 +130,9 @@ class Faults:
 
     def _continuing(self, worker: Worker, job: Job, rank: str) -> Callable[[], None]:
         def undo() -> None:
-            with suppress(errors.DisttrainError):  # the pod, or the rank, is gone
-                self._execute(worker, job, CONTINUE_RANK, "--rank", rank).end(ANSWER_SECONDS)
+            words = (CONTINUE_RANK, "--rank", rank)
+            with suppress(errors.DisttrainError), closing(self._execute(worker, job, *words)) as running:
+                running.end(ANSWER_SECONDS)  # an error: the pod, or the rank, is gone
 
         return undo
 
