@@ -13,7 +13,20 @@ from tests.sdk.fake_api import JOBS, FakeApi
 
 from disttrain.cli import main, session
 
-COMMANDS = ("submit", "follow", "list", "get", "describe", "logs", "explain", "suspend", "resume", "delete", "wait")
+COMMANDS = (
+    "submit",
+    "follow",
+    "list",
+    "get",
+    "describe",
+    "logs",
+    "explain",
+    "suspend",
+    "resume",
+    "delete",
+    "wait",
+    "drill",
+)
 
 
 def test_help_imports_nothing_heavy() -> None:

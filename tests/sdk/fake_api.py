@@ -16,11 +16,12 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import yaml
+from tests.sdk.fake_exec import PROTOCOL, Execs, accepted, play
 from tests.sdk.refusals import Raw, not_found, refusal, status_body
 
 JOBS = "disttrainjobs"
 _PATH = re.compile(
-    r"^/(?:api/v1|apis/disttrain\.dev/v1alpha1)(?:/namespaces/(?P<ns>[^/]+))?/(?P<kind>[^/]+)(?:/(?P<name>[^/]+))?(?:/(?P<sub>log))?$"
+    r"^/(?:api/v1|apis/(?:disttrain\.dev/v1alpha1|coordination\.k8s\.io/v1))(?:/namespaces/(?P<ns>[^/]+))?/(?P<kind>[^/]+)(?:/(?P<name>[^/]+))?(?:/(?P<sub>log|exec|eviction))?$"
 )
 
 
@@ -52,6 +53,9 @@ class FakeApi:
         self.logs: dict[str, Log] = {}
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.faults: list[Fault] = []
+        self.execs = Execs()
+        self.on_delete: Callable[[str, str, Raw], object] = lambda kind, name, options: None
+        """Also for an eviction: (kind, name, DeleteOptions)."""
         self.installed = True
         self.changed = threading.Condition()
         self.epoch = 0
@@ -213,11 +217,14 @@ class Answers:
             return no
         return (200 if old else 201), new if query.get("dryRun") else self.api.put(kind, new)
 
-    def delete(self, kind: str, ns: str, name: str) -> tuple[int, Raw]:
+    def delete(self, kind: str, ns: str, name: str, options: Raw) -> tuple[int, Raw]:
         if (kind, ns, name) not in self.api.objects:
             return not_found(kind, name)
         raw = self.api.objects[kind, ns, name]
+        if (options.get("preconditions") or {}).get("uid", raw["metadata"]["uid"]) != raw["metadata"]["uid"]:
+            return 409, status_body(409, "Conflict", "the UID in the precondition does not match", name=name, kind=kind)
         self.api.remove(kind, name, ns)
+        self.api.on_delete(kind, name, options)
         return 200, raw
 
     def get(self, kind: str, ns: str | None, name: str | None, query: dict[str, str]) -> tuple[int, Raw]:
@@ -304,6 +311,10 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - a cl
             kind, ns, name = at["kind"], at["ns"], at["name"]
             if at["sub"] == "log":
                 return self._log(name, query)
+            if at["sub"] == "exec":
+                return self._exec(name)
+            if at["sub"] == "eviction":
+                return self._answer(*answers.delete(kind, ns, name, body.get("deleteOptions") or {}))
             if query.get("watch"):
                 return self._stream(answers.watch(kind, ns, query))
             calls: dict[str, Callable[[], tuple[int, Raw]]] = {
@@ -312,7 +323,7 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - a cl
                 "PATCH": lambda: answers.patch(
                     kind, ns, name, query, body, "apply-patch" in self.headers["Content-Type"]
                 ),
-                "DELETE": lambda: answers.delete(kind, ns, name),
+                "DELETE": lambda: answers.delete(kind, ns, name, body),
             }
             return self._answer(*calls[method]())
 
@@ -323,6 +334,24 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - a cl
                 message = f'previous terminated container "trainer" in pod "{pod}" not found'
                 return self._answer(400, status_body(400, "BadRequest", message))
             return self._stream(answers.log(pod, query))
+
+        def _exec(self, pod: str) -> None:
+            if ("pods", "ml", pod) not in api.objects:
+                self._answer(*not_found("pods", pod))
+                return
+            command = [word for name, word in parse_qsl(urlsplit(self.path).query) if name == "command"]
+            api.execs.seen.append((pod, command))
+            self.send_response(101)
+            for name, value in (
+                ("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Protocol", PROTOCOL),
+                ("Sec-WebSocket-Accept", accepted(self.headers["Sec-WebSocket-Key"])),
+            ):  # fmt: skip
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.flush()
+            self.close_connection = True
+            with suppress(OSError):  # the other side listens no more
+                play(self.connection, api.execs.answer(pod, command))
 
         def _answer(self, status: int, body: Any) -> None:
             data = (body if isinstance(body, str) else json.dumps(body)).encode()

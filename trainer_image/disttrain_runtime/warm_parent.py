@@ -22,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 
 from disttrain_contract import env
+from disttrain_contract.drill import WARM_PARENT, process_name
 from disttrain_runtime import blas_threads
 from disttrain_runtime.agent import kernel
 from disttrain_runtime.agent.fork_request import PRELOAD, ForkRequest, asked, wait_for_go
@@ -36,6 +37,7 @@ _HIGH = 64
 def main(fd: int) -> None:
     """Never returns."""
     agent = os.getppid()
+    kernel.name_self(WARM_PARENT)
     line = socket.socket(fileno=fd)
     program = preload(os.environ[PRELOAD].split(","))
     require_one_thread()
@@ -47,6 +49,8 @@ def main(fd: int) -> None:
     take_over(request, environment)
     sys.orig_argv = argv
     kernel.call_self(argv)
+    rank = environment.get("RANK")
+    kernel.name_self(process_name(int(rank) if rank else None))
     run(program, argv)
 
 

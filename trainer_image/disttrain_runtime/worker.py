@@ -16,9 +16,11 @@ from contextlib import suppress
 import torch
 
 from disttrain_contract import env as contract
+from disttrain_contract.drill import process_name
 from disttrain_contract.exits import Exit, from_signal
 from disttrain_contract.messages import Failure
 from disttrain_contract.stall import Phase
+from disttrain_runtime.agent.kernel import name_self
 from disttrain_runtime.config import WorkerConfig, from_command_line, from_env
 from disttrain_runtime.connections import Connections
 from disttrain_runtime.entrypoint import build_task
@@ -51,6 +53,7 @@ class Worker:
     def run(self) -> int:
         """Build, meet the others, train. The task is built first: a mistake in it needs nobody else to be found."""
         make_deterministic()
+        name_self(process_name(None if self.config.spare else self.config.place.rank))
         training = None
         if self.config.spare:
             training = None if torch.cuda.is_available() else self._build()  # which GPU, its place will tell
@@ -112,6 +115,7 @@ class Worker:
         os.environ.update(order.environment)
         os.environ.pop(contract.SPARE, None)
         self.config = from_env(os.environ)
+        name_self(process_name(self.config.place.rank))
         return True
 
     def _is_over(self) -> bool:

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from disttrain.sdk import errors, logs, paths, updates
+from disttrain.sdk.course import Order, Result
+from disttrain.sdk.drill import Drill
+from disttrain.sdk.faults import Faults
 from disttrain.sdk.job import Happening, Job, Worker
 from disttrain.sdk.log_lines import LogLine
 from disttrain.sdk.transport import APPLY_PATCH, MERGE_PATCH, Request, Transport
@@ -169,6 +172,10 @@ class Client:
             with suppress(errors.NotFound):  # gone already
                 self.wait(name, until=lambda seen: seen.uid != job.uid, timeout=timeout)
         return job
+
+    def drill(self, name: str, order: Order, say: Callable[[str], None] = lambda line: None) -> Iterator[Result]:
+        """Break something on purpose, and see the job recover: a result for each repetition."""
+        yield from Drill(self, Faults(self._transport), order, say).run(name)
 
     def _set_suspend(self, name: str, *, suspend: bool) -> Job:
         path = paths.job(self.namespace, name)

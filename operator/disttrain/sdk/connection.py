@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 from disttrain.sdk import errors
+from disttrain.sdk.execute import Execution, start
 from disttrain.sdk.transport import JSON, Request, Response
 
 CONNECT_SECONDS = 10
@@ -44,6 +45,18 @@ class HttpTransport:
             raise errors.from_status(answer.status, _decode(answer.read()))
         return HttpLines(answer)
 
+    def execute(self, path: str, command: Sequence[str], container: str) -> Execution:
+        """Start a command in a container."""
+        configuration = self._api.configuration
+        url = configuration.host.rstrip("/") + path
+        return start(configuration, url, self._authorization(), command, container)
+
+    def _authorization(self) -> dict[str, str]:
+        settings = (
+            self._api.configuration.auth_settings().values()
+        )  # asks an exec plugin for a new token when it is time
+        return {s["key"]: s["value"] for s in settings if s.get("in") == "header" and s.get("value")}
+
     def _call(self, request: Request, *, stream: bool) -> Any:
         from urllib3 import Timeout
         from urllib3.exceptions import HTTPError
@@ -51,9 +64,7 @@ class HttpTransport:
         configuration = self._api.configuration
         url = configuration.host.rstrip("/") + request.path + (f"?{urlencode(request.query)}" if request.query else "")
         headers = {"Accept": f"{JSON}, */*", "Content-Type": request.content_type, "User-Agent": "disttrain-sdk"}
-        for setting in configuration.auth_settings().values():  # asks an exec plugin for a new token when it is time
-            if setting.get("in") == "header" and setting.get("value"):
-                headers[setting["key"]] = setting["value"]
+        headers |= self._authorization()
         try:
             return self._pool.request(
                 request.method, url, headers=headers, preload_content=not stream, retries=False, redirect=False,

@@ -27,6 +27,21 @@ def log(namespace: str, pod: str) -> str:
     return core(namespace, "pods", pod) + "/log"
 
 
+def execute(namespace: str, pod: str) -> str:
+    """A command inside a pod."""
+    return core(namespace, "pods", pod) + "/exec"
+
+
+def eviction(namespace: str, pod: str) -> str:
+    """The wish that a pod go, as a node's drain says it."""
+    return core(namespace, "pods", pod) + "/eviction"
+
+
+def leases(namespace: str) -> str:
+    """Who leads, in a namespace."""
+    return f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+
+
 def of_job(name: str) -> dict[str, str]:
     """Query: the children of a job."""
     return {"labelSelector": f"{labels.JOB}={name}"}

@@ -1,10 +1,13 @@
-"""The seam between the SDK and HTTP: two methods. Tests put a server or a fake behind it."""
+"""The seam between the SDK and HTTP: three methods. Tests put a server or a fake behind it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from disttrain.sdk.execute import Execution
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
@@ -40,10 +43,13 @@ class Lines(Protocol):
 
 
 class Transport(Protocol):
-    """How the SDK speaks to an API server. Both methods raise `Refused` on 4xx and 5xx, `Unreachable` without an answer."""
+    """How the SDK speaks to an API server. All methods raise `Refused` on 4xx and 5xx, `Unreachable` without an answer."""
 
     def send(self, request: Request) -> Response:
         """One request, one answer."""
 
     def stream(self, request: Request) -> Lines:
         """A request whose answer goes on."""
+
+    def execute(self, path: str, command: Sequence[str], container: str) -> Execution:
+        """Start a command in a container."""

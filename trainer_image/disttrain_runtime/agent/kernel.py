@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _ARG_START = 48 - 3
 """Field 48 of /proc/self/stat, counted from behind the name, which may contain blanks."""
@@ -42,6 +43,11 @@ def resident_bytes(pid: int) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
+
+
+def name_self(name: str) -> None:
+    """What /proc/PID/comm says: who is who in a pod. Called on the main thread; the kernel keeps 15 characters."""
+    _libc.prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def call_self(argv: Sequence[str]) -> None:
