@@ -1,6 +1,7 @@
 # disttrain: `make demo` shows it, `make test` proves it. `make help` lists the rest.
 PYTHON ?= python3
 NODES ?= 1
+TRIALS ?= 20
 PY := .venv/bin/python
 STEP = @printf '\n==> [%s] %s\n' "$$(date +%H:%M:%S)"
 export OMP_NUM_THREADS ?= 1
@@ -76,6 +77,14 @@ install: cluster-up image-load ## the operator, by Helm
 .PHONY: bench-scale
 bench-scale: cluster-up ## 1,000 jobs of 4 pods on KWOK: time, memory, writes
 	@$(PY) -m benchmarks.scale
+
+.PHONY: bench-recovery
+bench-recovery: setup ## SIGKILL to the next new step, beside torchrun and torchft: an hour (QUICK=1: minutes)
+	@$(PY) -m benchmarks.recovery $(if $(QUICK),--quick,--trials $(TRIALS))
+
+.PHONY: bench-corruption
+bench-corruption: setup ## 100,000 random damages of checkpoints: none may be accepted
+	@PYTHONPATH=trainer_image $(PY) -m benchmarks.corruption
 
 .PHONY: crd
 crd: setup ## regenerate crds/, which the chart links to

@@ -55,14 +55,14 @@ def children(pid: int) -> list[int]:
     return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-async def until(true: Callable[[], object], what: str = "") -> None:
+async def until(true: Callable[[], object], what: str = "", seconds: float = PATIENCE) -> None:
     """Wait for what no event tells of."""
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(seconds):
             while not true():
                 await asyncio.sleep(0.01)
     except TimeoutError:
-        raise AssertionError(f"waited {PATIENCE} s for {what or true}") from None
+        raise AssertionError(f"waited {seconds} s for {what or true}") from None
 
 
 class AgentProcess:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cel import evaluate
 from pydantic import Field
 
 from disttrain.api import crd, schema
@@ -59,14 +60,37 @@ def test_lists_and_maps_that_users_write_are_bounded() -> None:
 @pytest.mark.parametrize(
     "field",
     [
-        "spec.runtimeRef", "spec.elastic", "spec.standby", "spec.queueName", "spec.strategy.compression", "spec.strategy.privacy",
+        "spec.runtimeRef", "spec.queueName", "spec.strategy.compression", "spec.strategy.privacy",
         "spec.strategy.parallelism.pipeline", "spec.strategy.parallelism.tensor", "spec.strategy.parallelism.shard",
         "spec.strategy.synchronization.method", "spec.checkpoint.remote",
-        "spec.recovery.hangTimeoutSeconds", "spec.recovery.rules[].onLog", "spec.recovery.rules[].action",
+        "spec.recovery.rules[].onLog", "spec.recovery.rules[].action",
     ],
 )  # fmt: skip
 def test_what_has_no_behaviour_yet_is_refused_by_name(field: str) -> None:
     assert f"not implemented yet: {field}" in messages()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "allowed"),
+    [
+        ({"workers": 3}, {"workers": 4}, False),
+        ({"workers": 3}, {"workers": 3}, True),
+        ({"workers": 3}, {"workers": 4, "elastic": {"minWorkers": 2, "maxWorkers": 4}}, True),
+        ({"workers": 4, "elastic": {"minWorkers": 2, "maxWorkers": 4}}, {"workers": 3}, False),
+    ],
+)
+def test_the_number_of_workers_may_change_only_while_the_job_is_elastic(old: dict, new: dict, allowed: bool) -> None:
+    rules = root()["properties"]["spec"][schema.RULES]
+    (rule,) = [r for r in rules if "oldSelf.workers" in r["rule"]]
+    assert evaluate(rule["rule"], {"self": new, "oldSelf": old}) is allowed
+    assert rule["message"].startswith("spec.workers cannot be changed after creation without spec.elastic: ")
+
+
+@pytest.mark.parametrize(("workers", "allowed"), [(1, False), (2, True), (4, True), (5, False)])
+def test_the_number_of_workers_is_between_the_bounds(workers: int, allowed: bool) -> None:
+    (rule,) = [r for r in root()["properties"]["spec"][schema.RULES] if "minWorkers" in r["rule"]]
+    spec = {"workers": workers, "elastic": {"minWorkers": 2, "maxWorkers": 4}}
+    assert evaluate(rule["rule"], {"self": spec}) is allowed
 
 
 def test_the_printer_columns() -> None:

@@ -198,9 +198,19 @@ async def test_a_flood_of_frames_ends_the_stream(rig: Rig) -> None:
         assert (await close_of(stream))[0] == 1008
 
 
-async def test_progress_alone_wakes_the_planner_seldom_but_in_the_end(rig: Rig) -> None:
+async def test_the_first_step_of_a_group_is_news_at_once(rig: Rig) -> None:
     async with agent(rig) as stream:
         await stream.send(encode(RUNNING))
+        await rig.until(lambda: rig.view("a").report)
+        before = len(rig.changes)
+        await stream.send(encode(replace(RUNNING, progress=Progress(step=7))))
+        await (await stream.ping())
+        assert len(rig.changes) == before + 1
+
+
+async def test_progress_alone_wakes_the_planner_seldom_but_in_the_end(rig: Rig) -> None:
+    async with agent(rig) as stream:
+        await stream.send(encode(replace(RUNNING, progress=Progress(step=0))))
         await rig.until(lambda: rig.view("a").report)
         before = len(rig.changes)
         for step in range(10):

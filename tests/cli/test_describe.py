@@ -61,6 +61,16 @@ def test_it_tells_all_there_is(recovered: FakeApi, cli: Cli) -> None:
         assert sentence in done.out, f"{sentence!r} is missing in\n{done.out}"
 
 
+def test_it_says_who_stands_by_and_who_has_taken_whose_place(api: FakeApi, cli: Cli) -> None:
+    api.put(JOBS, job(standby=1))
+    for index in range(4):
+        api.put("pods", pod("mnist", index, phase="Running"))
+    api.status("mnist", state="Running", seats=[0, 3, 2], workers={"summary": "3/3", "active": 3, "standby": 1})
+    said = " ".join(cli("describe", "mnist").out.split())
+    assert "1 of 1 standbys ready" in said
+    assert "1 mnist-1 stands by" in said and "3 mnist-3 1 Running" in said
+
+
 def test_what_one_may_not_see_is_left_out(recovered: FakeApi, cli: Cli) -> None:
     for path in ("/pods", "/events", "/persistentvolumeclaims"):
         recovered.fail("GET", path, 403, status_body(403, "Forbidden", "no", kind="x"))

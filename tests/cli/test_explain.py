@@ -35,6 +35,20 @@ def test_it_lists_what_would_be_made(explained: Callable[..., str]) -> None:
     assert "3 pods mnist-0 … mnist-2: trainer:dev, cpu 1, memory 4Gi, /dev/shm 2048Mi, 30 s to save and end" in said
 
 
+def test_standbys_are_made_too_and_take_the_place_of_a_lost_pod(explained: Callable[..., str]) -> None:
+    said = explained(standby=2)
+    assert "5 pods mnist-0 … mnist-4 (2 standbys among them)" in said
+    assert "a pod or its node is lost: a standby takes its place, all ranks restart" in said
+    assert "the program fails: all ranks restart" in said
+
+
+def test_an_elastic_job_says_how_small_it_may_become(explained: Callable[..., str]) -> None:
+    said = explained(elastic={"minWorkers": 2, "maxWorkers": 4})
+    assert "the group goes on with 2 workers, down to 2, and grows when the pods are back" in said
+    rigid = explained(elastic={"minWorkers": 3, "maxWorkers": 4})
+    assert "nothing to give, fewer than 3 workers are not allowed" in rigid
+
+
 def test_a_named_claim_is_used_and_not_made(explained: Callable[..., str]) -> None:
     said = explained(checkpoint={"volume": {"claimName": "disk"}})
     assert "disk must be there already" in said
@@ -136,7 +150,8 @@ GOOD = {"image": "x", "command": ["a"]}
         ({"command": []}, "spec: set exactly one of entrypoint"),
         ({"entrypoint": "a:b"}, "spec: set exactly one of entrypoint"),
         ({"env": [{"name": "RANK", "value": "1"}]}, "spec.env sets a name that the runtime sets itself"),
-        ({"standby": 1}, "spec.standby: not implemented yet: spec.standby"),
+        ({"elastic": {"minWorkers": 4, "maxWorkers": 5}}, "spec.workers must be between spec.elastic.minWorkers and"),
+        ({"queueName": "q"}, "spec.queueName: not implemented yet: spec.queueName"),
         (
             {"strategy": {"synchronization": {"method": "gossip"}}},
             "spec.strategy.synchronization.method other than allReduce",

@@ -63,7 +63,7 @@ def job(name: str, **spec: Any) -> dict[str, Any]:
         ({"workers": "three"}, 'spec.workers: "string": must be of type integer'),
         ({"workers": 0}, "spec.workers: 0: should be greater than or equal to 1"),
         ({"entrypoint": "a:b"}, "spec: set exactly one of entrypoint"),
-        ({"standby": 1}, "spec.standby: not implemented yet: spec.standby"),
+        ({"queueName": "q"}, "spec.queueName: not implemented yet: spec.queueName"),
     ],
 )
 def test_a_wrong_job_is_refused_field_by_field(real: Real, spec: dict[str, Any], says: str) -> None:

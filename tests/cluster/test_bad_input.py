@@ -15,7 +15,7 @@ REFUSED = {
     "no workers": ({"workers": 0}, "greater than or equal to 1"),
     "both ways to start": ({"entrypoint": "a:b"}, "exactly one of entrypoint"),
     "a name that the runtime sets": ({"env": [{"name": "RANK", "value": "1"}]}, "spec.env sets a name"),
-    "not implemented yet": ({"standby": 1}, "not implemented yet: spec.standby"),
+    "not implemented yet": ({"queueName": "q"}, "not implemented yet: spec.queueName"),
     "no size and no claim": ({"checkpoint": {"volume": {}}}, "exactly one of claimName"),
 }
 

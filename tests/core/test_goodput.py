@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from disttrain_contract.messages import Restore
-from disttrain_operator.core.goodput import Bucket
-from support.worlds import a_job, a_pod, a_report, ask, at_work, crashed, failed, idle, later
+from disttrain_contract.messages import AgentState, Checkpoint, Restore
+from disttrain_operator.core.goodput import Bucket, Ledger, stalled
+from support.worlds import NOW, a_checkpoint, a_job, a_pod, a_report, ask, at_work, crashed, failed, idle, later
 
 
 def life() -> dict[Bucket, float]:
@@ -48,3 +48,37 @@ def test_the_ratio_leaves_out_what_the_user_asked_for() -> None:
     job = replace(job, status=ask(job).status)
     answer = ask(replace(job, spec=replace(job.spec, suspend=False)), now=later(100))
     assert answer.status.goodput.seconds[Bucket.SUSPENDED] == 100 and answer.status.goodput.ratio is None
+
+
+def saved(step: int, waited: float, incarnation: int = 1) -> Checkpoint:
+    return replace(a_checkpoint(step, incarnation), stalled_seconds=waited)
+
+
+def test_the_wait_for_checkpoints_is_taken_out_of_productive_time() -> None:
+    """Ten productive seconds from 0 to 10, of which 0.5 and then 0.25 were waits; the last commit comes with the end."""
+    job = a_job(workers=1)
+    for second, checkpoint in {0: None, 5: None, 8: saved(3, 0.5), 9: saved(3, 0.5), 15: saved(9, 0.75)}.items():
+        pod = a_pod(0, a_report(step=second + 1, checkpoint=checkpoint))
+        job = replace(job, status=ask(job, pod, now=later(second)).status)
+    over = ask(job, a_pod(0, a_report(state=AgentState.FINISHED, checkpoint=saved(20, 1.0))), now=later(20))
+    seconds = over.status.goodput.seconds
+    assert seconds[Bucket.CHECKPOINT_STALL] == pytest.approx(1.0)
+    assert sum(seconds.values()) == pytest.approx(20)
+
+
+def test_the_total_begins_anew_with_each_incarnation() -> None:
+    ledger = Ledger(Bucket.PRODUCTIVE, NOW)
+    ledger = stalled(ledger, None, saved(1, 2.0), later(100))
+    ledger = stalled(ledger, saved(1, 2.0), saved(2, 3.0), later(100))
+    ledger = stalled(ledger, saved(2, 3.0), saved(3, 0.5, incarnation=2), later(100))
+    assert ledger.seconds[Bucket.CHECKPOINT_STALL] == 3.5
+    assert ledger.since == later(3.5)
+
+
+def test_a_rank_cannot_report_more_waiting_than_there_was_time() -> None:
+    assert stalled(Ledger(Bucket.PRODUCTIVE, NOW), None, saved(1, 1e9), later(10)).seconds == {
+        Bucket.CHECKPOINT_STALL: 10
+    }
+    assert not stalled(Ledger(Bucket.STARTING, NOW), None, saved(1, 5.0), later(10)).seconds.get(
+        Bucket.CHECKPOINT_STALL
+    )

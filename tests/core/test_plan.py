@@ -166,6 +166,16 @@ def test_a_lost_stream_alone_is_no_failure():
     assert answer.status.incarnation == 1 and answer.actions == ()
 
 
+def test_a_member_that_falls_silent_while_the_group_forms_is_lost_too() -> None:
+    job = a_job(status=starting(2))
+    first = ask(job, idle(0, 2), idle(1, 2, connected=False, silent=4.0), idle(2, 2))
+    assert first.status.incarnation == 2 and first.wake_at == later(6)
+    silent = idle(1, 2, connected=False, silent=10.0)
+    then = ask(replace(job, status=first.status), idle(0, 2), silent, idle(2, 2), now=later(6))
+    assert (then.status.incarnation, then.status.attempts, then.status.replacing) == (3, 0, ("uid-1",))
+    assert then.status.last_recovery.failure_class is FailureClass.NODE
+
+
 def test_an_out_of_memory_kill_is_said_as_such():
     answer = ask(a_job(status=running()), at_work(0), dead(1, 137, "OOMKilled"), at_work(2))
     assert answer.status.last_recovery.failure_class is FailureClass.OOM and "memory" in answer.reason
@@ -258,6 +268,16 @@ def test_suspend_deletes_the_pods_and_resume_starts_a_new_incarnation_without_a_
     third = ask(a_job(status=second.status))
     assert (third.status.incarnation, third.status.attempts, third.status.recoveries) == (2, 0, 0)
     assert third.status.start_time == NOW and third.actions == ()
+
+
+def test_a_suspension_says_what_could_not_be_saved_in_time():
+    job = a_job(workers=1, status=running(), suspend=True)
+    stopping = ask(job, a_pod(0, a_report(step=41, checkpoint=a_checkpoint(38)), deleting=True))
+    late = ask(replace(job, status=stopping.status))
+    assert "suspended at step 41, 3 steps lost: set spec.suspend" in condition(late, Type.SUSPENDED).message
+    in_time = a_pod(0, a_report(step=41, checkpoint=a_checkpoint(41)), deleting=True)
+    saved = ask(replace(job, status=ask(replace(job, status=stopping.status), in_time).status))
+    assert "suspended at step 41, 0 steps lost" in condition(saved, Type.SUSPENDED).message
 
 
 def test_a_job_that_is_born_suspended_makes_nothing_until_it_is_resumed():

@@ -16,7 +16,7 @@ from tests.distributed.test_group_training import expected_ledger
 
 from disttrain_contract.env import CheckpointConfig, RunConfig
 from disttrain_contract.failures import FailureClass
-from disttrain_contract.messages import Failure, RankEvent, Restore
+from disttrain_contract.messages import Holding, RankEvent, Restore
 from support.gloo_ranks import Door, Ranks
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(120)]
@@ -60,7 +60,7 @@ def holding(ranks: Ranks, *who: int) -> None:
     """Wait until these ranks have said that they hold."""
     waiting = set(who)
     while waiting - {rank for rank, event, _ in ranks.told.messages if event is RankEvent.HOLDING}:
-        ranks.wait_for(lambda rank, body: isinstance(body, Failure))
+        ranks.wait_for(lambda rank, body: isinstance(body, Holding))
 
 
 @pytest.mark.parametrize(("victim", "extra"), [(1, ()), (2, ()), (0, PLAIN)])
@@ -83,8 +83,8 @@ def test_survivors_say_who_they_are_victims_of_and_keep_their_process(tmp_path: 
         pids = [process.pid for process in ranks.processes]
         ranks.kill(1)
         holding(ranks, 0, 2)
-        assert {f.failure_class for f in ranks.told.of(Failure)} == {FailureClass.NETWORK}
-        assert {f.step for f in ranks.told.of(Failure)} == {15}
+        assert {h.failure.failure_class for h in ranks.told.of(Holding)} == {FailureClass.NETWORK}
+        assert {h.failure.step for h in ranks.told.of(Holding)} == {15}
         ranks.regroup(incarnation=2)
         assert ranks.ended() == [0] * WORLD
         assert [p.pid for p in ranks.processes][::2] == pids[::2] and ranks.processes[1].pid != pids[1]

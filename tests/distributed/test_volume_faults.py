@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,7 +15,7 @@ pytest.importorskip("torch")
 
 from disttrain_contract.env import CheckpointConfig, RunConfig
 from disttrain_contract.messages import CheckpointProblem
-from support.gloo_ranks import Door, Ranks
+from support.gloo_ranks import Door, Ranks, writer_of, writers_of
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(120)]
 
@@ -77,6 +79,22 @@ def test_training_goes_on_while_the_disk_is_full_and_saves_again_when_there_is_r
     assert "enlarge the claim" in problem.message
     assert [c.step for c in ranks.told.checkpoints] == [5, 15, 20, 24]
     assert sorted(p.name for p in (disk.path / "job" / "checkpoints").iterdir()) == ["step-00000020", "step-00000024"]
+
+
+def test_training_goes_on_when_the_process_that_writes_is_killed(tmp_path: Path) -> None:
+    """As the kernel does when memory runs out: one save is lost, the next one is made by another process."""
+    door = Door(tmp_path, at=7)
+    config = replace(TASK, args=(*TASK.args, f"--doors={tmp_path}", "--at=[7]"))
+    with Ranks(tmp_path / "logs", config, 2, job_dir=tmp_path / "job") as ranks:
+        door.arrive()
+        writer = writer_of(ranks.processes[0].pid)
+        assert writers_of(ranks.processes[1].pid) == [], "only the rank that leads has one"
+        os.kill(writer, signal.SIGKILL)
+        door.open()
+        assert ranks.ended() == [0, 0], ranks.output()
+    (problem,) = ranks.told.of(CheckpointProblem)
+    assert (problem.step, problem.reason) == (10, "WriterDied")
+    assert [c.step for c in ranks.told.checkpoints] == [5, 15, 20, 24]
 
 
 def test_a_result_that_cannot_be_saved_is_no_success(tmp_path: Path, disk: SmallDisk) -> None:

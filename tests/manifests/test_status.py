@@ -17,7 +17,7 @@ from disttrain_contract.failures import FailureClass
 from disttrain_contract.messages import Checkpoint, Progress
 from disttrain_operator.core.conditions import Condition, Type
 from disttrain_operator.core.goodput import Bucket, Ledger
-from disttrain_operator.core.model import Recovery, Status, WorkerCounts
+from disttrain_operator.core.model import Recovery, StandbyTrouble, Status, WorkerCounts
 from disttrain_operator.manifests.status import from_wire, measured, to_wire
 
 TIMES = st.datetimes(min_value=datetime(2020, 1, 1), max_value=datetime(2090, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - hypothesis adds the zone
@@ -52,7 +52,9 @@ STATUSES = st.builds(
     completion_time=maybe(TIMES),
     restart_after=maybe(TIMES),
     replacing=st.lists(st.uuids().map(str), max_size=3).map(tuple),
-    workers=st.builds(WorkerCounts, desired=WHOLE, ready=WHOLE, active=WHOLE, succeeded=WHOLE, failed=WHOLE),
+    workers=st.builds(WorkerCounts, desired=WHOLE, ready=WHOLE, active=WHOLE, succeeded=WHOLE, failed=WHOLE, standby=maybe(WHOLE)),
+    seats=st.lists(WHOLE, max_size=5, unique=True).map(tuple),
+    standby_trouble=maybe(st.builds(StandbyTrouble, failures=WHOLE, failed_at=TIMES, cause=TEXT)),
     progress=maybe(
         st.builds(
             Progress, step=WHOLE, total_steps=maybe(WHOLE), epoch=maybe(WHOLE), loss=maybe(NUMBERS),
@@ -124,6 +126,12 @@ def test_a_loss_that_json_cannot_say_is_left_out(loss: Any) -> None:
 
 def test_numbers_are_written_as_people_read_them() -> None:
     assert measured(0.123456789) == 0.123457 and measured(1234567.0) == 1234570.0
+
+
+@pytest.mark.parametrize("seats", [[0, "1"], [0, 0], [0, -1], [True, 0], "01", None])
+def test_seats_are_read_whole_or_not_at_all(seats: Any) -> None:
+    assert from_wire({"seats": seats}).seats == ()
+    assert from_wire({"seats": [0, 3, 2]}).seats == (0, 3, 2)
 
 
 def test_an_agent_that_reports_nonsense_cannot_break_the_write() -> None:

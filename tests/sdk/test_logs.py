@@ -54,6 +54,13 @@ def test_lines_of_all_pods_are_merged_by_time(running: FakeApi, client: Client) 
     assert texts(list(client.logs("mnist"))) == [(0, "one"), (2, "two"), (1, "three")]
 
 
+def test_once_places_have_moved_a_rank_may_have_run_in_any_pod(running: FakeApi, client: Client) -> None:
+    running.status("mnist", seats=[1, 0])
+    running.print("mnist-0", "[rank 0] a")
+    running.print("mnist-1", "[rank 0] b")
+    assert texts(list(client.logs("mnist", ranks=frozenset({0})))) == [(0, "a"), (0, "b")]
+
+
 def test_only_the_chosen_ranks_are_read_and_only_from_their_pods(running: FakeApi, client: Client) -> None:
     running.print("mnist-0", "agent speaks", "[rank 0] a", "[rank 1] b")
     running.print("mnist-1", "[rank 2] c", "[rank 3] d")

@@ -185,6 +185,38 @@ async def test_a_failure_while_nobody_leads_is_handled_by_the_next_one(stage: St
     assert len(await stage.player.pods("mnist")) == 2
 
 
+async def test_a_standby_takes_the_place_of_a_lost_pod(stage: Stage) -> None:
+    stage.operator()
+    await stage.submit("mnist", standby=1)
+    agents = await stage.agents_of("mnist", workers=3)
+    await stage.formed("mnist", agents[:2], incarnation=1)
+    await stage.condition("mnist", "StandbyReady", "True")
+    assert agents[2].told.membership is None
+    lost = await stage.player.api.get(PODS, "team", "mnist-0")
+    await stage.player.api.delete(PODS, "team", "mnist-0", lost["metadata"]["uid"], grace=0)
+    await stage.formed("mnist", [agents[2], agents[1]], incarnation=2)
+    assert (agents[2].told.group_rank, agents[2].told.membership.master_addr) == (0, "198.18.0.3")
+    status = (await stage.player.job("mnist"))["status"]
+    assert (status["seats"], status["incarnation"], status["workers"]["summary"]) == ([2, 1], 2, "2/2")
+    assert len(await stage.player.pods("mnist")) == 3, "another one is made behind it"
+
+
+async def test_an_elastic_job_goes_on_smaller_and_only_its_number_of_workers_may_change(stage: Stage) -> None:
+    stage.operator()
+    agents = await stage.running("mnist", elastic={"minWorkers": 1, "maxWorkers": 3})
+    lost = await stage.player.api.get(PODS, "team", "mnist-0")
+    await stage.player.api.delete(PODS, "team", "mnist-0", lost["metadata"]["uid"], grace=0)
+    await stage.formed("mnist", agents[1:], incarnation=2)
+    assert agents[1].told.membership.workers == 1
+    assert (await stage.player.job("mnist"))["status"]["seats"] == [1]
+    for workers, answer in ((3, "patched"), (4, "must be between"), (2, "patched")):
+        patch = f'{{"spec": {{"workers": {workers}}}}}'
+        assert answer in stage.server.kubectl("patch", "dtj", "mnist", "-n", "team", "--type=merge", "-p", patch, check=False)  # fmt: skip
+    await stage.submit("rigid")
+    refused = stage.server.kubectl("patch", "dtj", "rigid", "-n", "team", "--type=merge", "-p", '{"spec": {"workers": 3}}', check=False)  # fmt: skip
+    assert "spec.workers cannot be changed after creation without spec.elastic" in refused
+
+
 async def test_a_deleted_pod_is_made_again(stage: Stage) -> None:
     stage.operator()
     await stage.running("mnist")

@@ -21,6 +21,13 @@ def test_a_plain_job_is_understood() -> None:
     assert job.invalid is None
 
 
+def test_standbys_and_the_smallest_group_are_understood() -> None:
+    spec = a_seen_job(workers=3, standby=2, elastic={"minWorkers": 2, "maxWorkers": 4}).spec
+    assert (spec.standby, spec.min_workers) == (2, 2)
+    plain = a_seen_job(workers=3).spec
+    assert (plain.standby, plain.min_workers) == (0, None)
+
+
 def test_recovery_rules_and_budget_are_understood() -> None:
     rules = [{"onExitCodes": [3, 4], "action": "Fail"}, {"onReason": "OutOfMemory", "action": "Ignore"}]
     spec = a_seen_job(recovery={"rules": rules, "budget": {"failures": 0}}).spec

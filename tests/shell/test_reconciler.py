@@ -30,6 +30,37 @@ async def test_it_makes_each_child_once() -> None:
     assert made == ["mnist", "mnist-0", "mnist-1", "mnist-2", "mnist-checkpoints"]
 
 
+async def test_a_standby_takes_the_place_of_a_lost_pod_and_another_one_is_made_behind_it() -> None:
+    world = World(standby=1, faults={5: pod_vanishes(1)})
+    await world.until(lambda w: w.training.step >= STEPS - 1)
+    assert world.status.seats == (0, 3, 2) and world.status.incarnation == 2 and world.status.attempts == 0
+    assert world.by_index(3).rank == 1 and world.by_index(1).rank is None
+    assert (await finished(world)).status.state == "Succeeded"
+    await world.until(lambda w: set(w.kube.named(PODS)) == {"mnist-0", "mnist-2", "mnist-3"})
+
+
+async def test_an_elastic_job_goes_on_smaller_and_grows_again() -> None:
+    world = World(elastic={"minWorkers": 2, "maxWorkers": 3}, faults={5: pod_vanishes(1)}, steps=60)
+    await world.until(lambda w: w.status.seats == (0, 2) and w.training.by == 2)
+    assert world.status.workers.desired == 3
+    await world.until(lambda w: w.training.by == 3)
+    assert world.status.seats == (0, 2, 1) and world.by_index(1).rank == 2
+    assert (await finished(world)).status.state == "Succeeded"
+    assert (world.status.incarnation, world.status.recoveries, world.status.attempts) == (3, 1, 0)
+
+
+async def test_a_job_at_rest_with_standbys_costs_no_write() -> None:
+    world = World(standby=2)
+    await world.until(lambda w: w.training.step >= 3 and w.status.workers.standby == 2)
+    world.live = lambda: None  # type: ignore[method-assign]
+    for _ in range(8):
+        await world.round()
+    before = len(world.kube.writes)
+    for _ in range(100):
+        await world.round()
+    assert world.kube.writes[before:] == []
+
+
 async def test_a_job_at_rest_costs_no_write() -> None:
     world = World()
     await world.until(lambda w: w.training.step >= 3)

@@ -208,6 +208,23 @@ def place(rank: int, world: int) -> dict[str, str]:
     return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
 
 
+def writers_of(pid: int) -> list[int]:
+    """The checkpoint writers that a rank has started."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    return [child for child in children if b"checkpoint-writer" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def writer_of(pid: int) -> int:
+    """Its one writer, as soon as that is up."""
+    end = time.monotonic() + DEADLINE
+    while not (found := writers_of(pid)):
+        assert time.monotonic() < end, "the rank has no writer"
+        time.sleep(0.005)
+    (writer,) = found
+    return writer
+
+
 def free_port() -> int:
     """A port that nobody listens on now."""
     with socket.create_server(("127.0.0.1", 0)) as server:

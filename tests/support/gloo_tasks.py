@@ -36,10 +36,10 @@ class At:
 
     def __init__(self, loss: Loss, rank: int, steps: list[int], happen: Callable[[int], None]) -> None:
         self.loss, self.happen, self.next = loss, happen, -1
-        self.steps = steps if int(os.environ["RANK"]) == rank else []
+        self.steps, self.rank = steps, str(rank)
 
     def __call__(self, outputs: Any, targets: Any) -> Tensor:
-        if self.next in self.steps:
+        if self.next in self.steps and os.environ.get("RANK") == self.rank:  # a spare is told its rank later
             self.happen(self.next)
         self.next += torch.is_grad_enabled()
         return self.loss(outputs, targets)

@@ -42,6 +42,10 @@ class Agent:
     """One agent and its rank."""
 
     index: int
+    rank: int | None = None
+    """Its place in the group it has joined."""
+    size: int = 0
+    """Of that group."""
     joined: int = 0
     seen: int = 0
     state: AgentState = AgentState.IDLE
@@ -66,8 +70,14 @@ class Training:
 class World:
     """`faults[step]` happens once, when training has reached that step."""
 
-    def __init__(self, workers: int = 3, faults: dict[int, Callable[[World], None]] | None = None, **spec: object) -> None:  # fmt: skip
-        self.kube, self.now, self.workers = FakeKube(), NOW, workers
+    def __init__(
+        self,
+        workers: int = 3,
+        faults: dict[int, Callable[[World], None]] | None = None,
+        steps: int = STEPS,
+        **spec: object,
+    ) -> None:
+        self.kube, self.now, self.steps = FakeKube(), NOW, steps
         self.agents: dict[str, Agent] = {}
         self.training = Training()
         self.faults = dict(faults or {})
@@ -180,25 +190,26 @@ class World:
             agent.state = AgentState.STOPPED
             self.end(agent, 143)
         elif told.incarnation > agent.joined:
-            agent.state, agent.failure = AgentState.IDLE, None
+            agent.state, agent.failure, agent.rank = AgentState.IDLE, None, None
             if told.membership is not None:
                 agent.joined, agent.state = told.incarnation, AgentState.RUNNING
+                agent.rank, agent.size = told.group_rank, told.membership.workers
 
     def report(self, agent: Agent) -> Report:
-        leads = agent.index == 0 and agent.joined == self.training.by and agent.joined > 0
+        leads = agent.rank == 0 and agent.joined == self.training.by and agent.joined > 0
         source = "volume" if self.training.started_from else "none"
         restore = Restore(step=self.training.started_from, source=source, digest="d") if leads else None
         return Report(
-            incarnation=agent.joined, state=agent.state, failure=agent.failure, restore=restore,
-            progress=Progress(step=self.training.step, total_steps=STEPS) if leads else None,
-            checkpoint=self.training.saved if agent.index == 0 else None,
+            incarnation=agent.seen, state=agent.state, failure=agent.failure, restore=restore,
+            progress=Progress(step=self.training.step, total_steps=self.steps) if leads else None,
+            checkpoint=self.training.saved if leads else None,
         )  # fmt: skip
 
     def _train(self) -> None:
         at_work = [a for a in self.agents.values() if a.state is AgentState.RUNNING and not a.cut_off]
         for incarnation in {a.joined for a in at_work}:
             ranks = [a for a in at_work if a.joined == incarnation]
-            if len({a.index for a in ranks}) == self.workers:
+            if {a.rank for a in ranks} == set(range(max(a.size for a in ranks))):
                 self._step(incarnation, ranks)
             elif incarnation == self.training.by:
                 for victim in ranks:
@@ -210,13 +221,14 @@ class World:
         if incarnation > training.by:
             training.by = incarnation
             training.step = training.started_from = training.saved.step if training.saved else 0
-        training.step += 1
-        training.history.append((incarnation, training.step))
+        if training.step < self.steps:  # a suspension may come when all is done, and a resume after it
+            training.step += 1
+            training.history.append((incarnation, training.step))
         if training.step % SAVE_EVERY == 0:
             training.saved = Checkpoint(step=training.step, digest="d", path="p", incarnation=incarnation, time="")
         if (fault := self.faults.pop(training.step, None)) is not None:
             fault(self)
-        elif training.step >= STEPS:
+        elif training.step >= self.steps:
             for rank in ranks:
                 rank.state = AgentState.FINISHED
                 self.end(rank, 0)
@@ -229,7 +241,12 @@ class World:
         """A rank raises; its agent stays and says so."""
         agent.state = AgentState.FAILED
         agent.failure = Failure(
-            rank=agent.index, local_rank=0, exit_code=1, failure_class=kind, message=message, step=self.training.step
+            rank=agent.rank if agent.rank is not None else agent.index,
+            local_rank=0,
+            exit_code=1,
+            failure_class=kind,
+            message=message,
+            step=self.training.step,
         )
 
     def end(self, agent: Agent, code: int) -> None:

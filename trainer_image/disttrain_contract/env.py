@@ -10,6 +10,8 @@ PREFIX = "DISTTRAIN_"
 RUN = PREFIX + "RUN"
 REPORT_FD = PREFIX + "REPORT_FD"
 """Inherited socket on which a rank sends NDJSON messages to its agent, and hears its `Order`s. Absent outside a job."""
+PULSE = PREFIX + "PULSE"
+"""A file in the agent's memory: where a rank leaves its signs of life, and its stacks when asked for them."""
 INCARNATION = PREFIX + "INCARNATION"
 SPARE = PREFIX + "SPARE"
 """Set for a rank that is started ahead of need: its first `Order` will tell it its place."""
@@ -60,6 +62,8 @@ class RunConfig:
     synchronization: str = "allReduce"
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    hang_timeout_seconds: float | None = None
+    """A rank without progress for this long has hung; None: it depends on how long its steps take."""
     grace_seconds: float = 30.0
     """The pod's termination grace period; ranks are given a little less to checkpoint and end."""
 

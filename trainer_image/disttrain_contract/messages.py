@@ -15,6 +15,7 @@ from enum import StrEnum
 
 from disttrain_contract.decode import build, parse_object
 from disttrain_contract.failures import FailureClass
+from disttrain_contract.stall import Stall
 
 VERSION = 1
 MAX_MESSAGE_BYTES = 64 * 1024
@@ -47,6 +48,15 @@ class AgentState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Straggler:
+    """A rank that holds the others up."""
+
+    rank: int
+    factor: float
+    """How many times the median rank's time its own part of a step takes, when that was found."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """Where training is. Rank 0 reports it."""
 
@@ -56,6 +66,7 @@ class Progress:
     loss: float | None = None
     samples_per_second: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    straggler: Straggler | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +81,8 @@ class Checkpoint:
     """RFC 3339, from the pod's clock; for people only, nothing is decided by it."""
     bytes: int = 0
     seconds: float = 0.0
+    stalled_seconds: float = 0.0
+    """What training has waited for checkpoints in this incarnation, all of them together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +91,7 @@ class CheckpointProblem:
 
     step: int
     reason: str
-    """CamelCase: DiskFull, ReadOnly, IOError, Fenced."""
+    """CamelCase: DiskFull, ReadOnly, IOError, Fenced, WriterDied."""
     message: str
 
 
@@ -108,6 +121,18 @@ class Failure:
     step: int | None = None
     seconds_ago: float = 0.0
     """Age of the failure when the report was sent: clocks of two machines are never compared."""
+    stall: Stall | None = None
+    """Of a hang: where the rank stood, which tells culprits from victims."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """A rank lives on without a group."""
+
+    incarnation: int
+    """Whose group is broken. When the agent has told the rank of a newer one, that is no news and nobody's failure."""
+    failure: Failure
+    """What the rank saw."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +148,8 @@ class Report:
     checkpoint_problem: CheckpointProblem | None = None
     restore: Restore | None = None
     failure: Failure | None = None
+    stall: Stall | None = None
+    """All ranks of the pod have made no progress for too long; of the one furthest behind."""
     version: int = VERSION
 
 
@@ -175,7 +202,7 @@ class RankEvent(StrEnum):
     """Its group is broken. It lives, keeps its state and waits for an `Order`; the body says what it saw."""
 
 
-RankBody = Progress | Checkpoint | CheckpointProblem | Restore | Failure
+RankBody = Progress | Checkpoint | CheckpointProblem | Restore | Failure | Holding
 
 BODIES: dict[RankEvent, type[RankBody]] = {
     RankEvent.PROGRESS: Progress,
@@ -183,7 +210,7 @@ BODIES: dict[RankEvent, type[RankBody]] = {
     RankEvent.CHECKPOINT_PROBLEM: CheckpointProblem,
     RankEvent.RESTORE: Restore,
     RankEvent.FAILURE: Failure,
-    RankEvent.HOLDING: Failure,
+    RankEvent.HOLDING: Holding,
 }
 
 

@@ -31,3 +31,8 @@ def step_dir_name(step: int) -> str:
 def log_file(job_directory: PurePosixPath, incarnation: int, rank: int) -> PurePosixPath:
     """Where the agent keeps a copy of what a rank printed."""
     return job_directory / LOGS / f"incarnation-{incarnation:04d}" / f"rank-{rank}.log"
+
+
+def stacks_file(job_directory: PurePosixPath, incarnation: int) -> PurePosixPath:
+    """Where an agent keeps the stacks of its ranks when one of them hangs."""
+    return log_file(job_directory, incarnation, 0).with_name("stacks.txt")

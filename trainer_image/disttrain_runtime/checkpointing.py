@@ -38,17 +38,17 @@ class Checkpointing:
     def join(self, group: Group, identity: Identity) -> None:
         """Belong to this group from now on: either `restore` or `resume` follows."""
         self._group, self._identity = group, identity
+        if not group.leads:
+            self._drop_saver()
 
     def resume(self, step: int, now: float) -> None:
         """The state is there, from a rank that lived on. Rank 0 takes the volume over, and older incarnations lose it."""
         if not self._group.leads:
-            self._saver = None
             return
         if self._saver is not None:
             self._saver.claim(self._holder)
         elif self._config.job_dir is not None:
             self._make_saver(*open_volume(self._config.job_dir, self._holder), committed=None, rejected=frozenset())
-            self._prepared = False
             self._mark = Mark(step, now)
         self._reporter.restored(Restore(step=step, source="survivor"))
 
@@ -128,6 +128,8 @@ class Checkpointing:
         return restored
 
     def _make_saver(self, volume: Volume, fence: Fence, committed: int | None, rejected: frozenset[int]) -> None:
+        self._drop_saver()
+        self._prepared = False
         checkpoint = self._config.run.checkpoint
         self._saver = Saver(
             volume,
@@ -137,6 +139,12 @@ class Checkpointing:
             committed=committed,
             rejected=rejected,
         )
+
+    def _drop_saver(self) -> None:
+        """This rank leads no more, or begins again from the volume: what was under way is of no use."""
+        if self._saver is not None:
+            self._saver.close()
+        self._saver = None
 
     def _facts(self, step: int) -> Facts:
         return Facts(

@@ -68,6 +68,18 @@ class PeerStoppedError(WorkerError):
     exit_code = Exit.STOPPED
 
 
+class NonFiniteError(WorkerError):
+    """NaN or infinity where a number should be: nothing that follows from it is worth anything."""
+
+    failure_class = FailureClass.NON_FINITE
+
+
+class DivergedError(WorkerError):
+    """This replica is not what the others are."""
+
+    failure_class = FailureClass.DIVERGENCE
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """An exception, judged: what goes into the failure message, and the code to exit with."""

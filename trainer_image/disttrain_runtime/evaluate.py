@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
+from disttrain_contract.stall import Phase
 from disttrain_runtime.data import Batch, evaluation_batches
 from disttrain_runtime.errors import TaskError
 from disttrain_runtime.groups import Group
@@ -17,8 +18,8 @@ LOSS = "evalLoss"
 """The metric that every task has."""
 
 
-def evaluate(task: Task, model: nn.Module, group: Group) -> dict[str, float]:
-    """The task's metrics and its mean loss on the evaluation data. A collective."""
+def evaluate(task: Task, model: nn.Module, group: Group, enter: Callable[[Phase], None]) -> dict[str, float]:
+    """The task's metrics and its mean loss on the evaluation data. A collective. `enter` hears of every batch."""
     names = [LOSS, *task.metrics]
     sums = torch.zeros(len(names), 2, dtype=torch.float64, device=group.device)
     was_training = model.training
@@ -26,9 +27,11 @@ def evaluate(task: Task, model: nn.Module, group: Group) -> dict[str, float]:
     try:
         with torch.no_grad():
             for batch in _batches(task, group):
+                enter(Phase.EVALUATING)
                 sums += _measure(task, model, batch).to(sums.device)
     finally:
         model.train(was_training)
+    enter(Phase.REPORTING)
     totals = group.total(sums.flatten())
     return {name: totals[2 * i] / totals[2 * i + 1] for i, name in enumerate(names) if totals[2 * i + 1]}
 

@@ -13,13 +13,14 @@ from disttrain_contract.messages import (
     Checkpoint,
     CheckpointProblem,
     Failure,
+    Holding,
     Progress,
     RankEvent,
     Restore,
     encode_rank_message,
 )  # fmt: skip
 
-Body = Progress | Checkpoint | CheckpointProblem | Failure | Restore
+Body = Progress | Checkpoint | CheckpointProblem | Failure | Restore | Holding
 
 PRINT_SECONDS = 10.0
 """Inside a job the agent hears every second; the log, kept for days, gets a line this often."""
@@ -65,9 +66,9 @@ class Reporter:
         """The last words of a rank."""
         self._send(RankEvent.FAILURE, failure)
 
-    def holding(self, failure: Failure) -> None:
+    def holding(self, incarnation: int, failure: Failure) -> None:
         """The group is broken; this rank lives on."""
-        self._send(RankEvent.HOLDING, failure)
+        self._send(RankEvent.HOLDING, Holding(incarnation=incarnation, failure=failure))
         self._say(f"the group is broken ({failure.message}); holding the state of step {failure.step}")
 
     def _send(self, event: RankEvent, body: Body) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 
 from disttrain_contract.messages import PROGRESS_SECONDS, Progress
+from disttrain_contract.stall import Phase
 from disttrain_runtime.cadence import Cadence, Mark
 from disttrain_runtime.checkpointing import Checkpointing
 from disttrain_runtime.config import Identity, WorkerConfig
@@ -14,12 +15,15 @@ from disttrain_runtime.errors import PeerStoppedError
 from disttrain_runtime.evaluate import evaluate
 from disttrain_runtime.generators import reseed
 from disttrain_runtime.groups import Group
+from disttrain_runtime.guard import Guard
 from disttrain_runtime.progress import Meter
+from disttrain_runtime.pulse import Pulse
 from disttrain_runtime.randomness import Stream
 from disttrain_runtime.rendezvous import alone
 from disttrain_runtime.reporting import Reporter
 from disttrain_runtime.sampler import SampleOrder
 from disttrain_runtime.stopping import StopRequest
+from disttrain_runtime.straggler import Suspicion, reading
 from disttrain_runtime.strategies.strategy import Strategy
 from disttrain_runtime.survivors import NOTHING, give, share, take
 from disttrain_runtime.task import Task
@@ -29,15 +33,23 @@ class Training:
     """One rank's part, through all the groups that it lives to see."""
 
     def __init__(
-        self, config: WorkerConfig, task: Task, strategy: Strategy, reporter: Reporter, clock: Callable[[], float]
+        self,
+        config: WorkerConfig,
+        task: Task,
+        strategy: Strategy,
+        reporter: Reporter,
+        clock: Callable[[], float],
+        pulse: Pulse,
     ) -> None:
         self.task, self.strategy, self.reporter, self.clock = task, strategy, reporter, clock
         self.order = SampleOrder(seed=config.run.seed, samples=len(task.train_data), batch_size=task.batch_size)
         self.checkpoints = Checkpointing(config, self.order, strategy, reporter)
         self.stop = StopRequest()
+        self.pulse = pulse
         self.report_cadence, self.reported = Cadence(every_seconds=PROGRESS_SECONDS), Mark(0, -math.inf)
         self.evaluate_every = config.run.evaluation.every_steps
         self.metrics: dict[str, float] = {}
+        self.suspicion = Suspicion()
         self.step = NOTHING
         """Finished steps; NOTHING as long as there is no state."""
         self.settled = NOTHING
@@ -56,6 +68,8 @@ class Training:
         that was under way.
         """
         self.group = group
+        self.guard = Guard(group, self.strategy.replicated, self.clock)
+        self.strategy.enter = self.pulse.enter
         self.strategy.join(group)
         self.checkpoints.join(group, identity)
         self.meter = Meter(group, self.clock())
@@ -63,13 +77,16 @@ class Training:
             return self._halt(stopper - 1)
         self.meter = Meter(group, self.clock())  # what it took to get here is not training
         self.reported = Mark(self.step, -math.inf)  # the first new step is news
+        self.pulse.enter(Phase.LOADING, self.step)
         for batch in self._batches():
             reseed(self.order.seed, Stream.MODEL, batch.share.step, group.rank)
             self.meter.add(self.strategy.step(batch), batch)
             self.step += 1
+            self.pulse.enter(Phase.AGREEING, self.step)
             self.checkpoints.prepare()
             if stopper := self._after_step():
                 return self._halt(stopper - 1)
+            self.pulse.enter(Phase.LOADING)
         self._finish()
         return True
 
@@ -101,13 +118,17 @@ class Training:
         Gives 0, or one more than the highest rank that was told to stop.
         """
         now = self.clock()
-        save = report = False
+        save = report = check = False
         if self.group.leads:
             save = self.checkpoints.due(self.step, now)
             report = self.report_cadence.due(self.reported, self.step, now)
+            check = self.guard.due(now)
         told = self.group.rank + 1 if self.stop.asked else 0
-        stopper, save_now, report_now = self.group.agree([told, save, report])
+        stopper, save_now, report_now, check_now = self.group.agree([told, save, report, check])
+        if check_now or save_now or stopper or self.step == self.task.total_steps:  # nothing is saved unseen
+            self.guard.check(self.step)
         if save_now:
+            self.pulse.enter(Phase.SAVING)
             self.checkpoints.save(self.step, now)
         if self.step == self.task.total_steps:
             return 0  # done anyway: ending well beats stopping
@@ -123,12 +144,17 @@ class Training:
 
     def _evaluate(self) -> None:
         if self.task.eval_data is not None:
-            self.metrics = evaluate(self.task, self.strategy.evaluation_model(), self.group)
+            self.pulse.enter(Phase.REPORTING)
+            self.metrics = evaluate(self.task, self.strategy.evaluation_model(), self.group, self.pulse.enter)
 
     def _report(self, now: float, *, last: bool = False) -> None:
         """Loss and speed are of the whole group, so every rank takes part."""
+        self.pulse.enter(Phase.REPORTING)
         loss, speed = self.meter.read(now)
         self.reported = Mark(self.step, now)
+        own = self.pulse.own_seconds()
+        times = self.group.total([own if rank == self.group.rank else 0.0 for rank in range(self.group.world_size)])
+        self.suspicion = reading(self.suspicion, times)
         progress = Progress(
             step=self.step,
             total_steps=self.task.total_steps,
@@ -136,6 +162,7 @@ class Training:
             loss=loss,
             samples_per_second=round(speed, 1) if speed else None,
             metrics=self.metrics,
+            straggler=self.suspicion.named,
         )
         if self.group.leads:
             self.reporter.progress(progress, last=last)
@@ -143,6 +170,7 @@ class Training:
     def _halt(self, told: int) -> bool:
         """Told to stop: save this very step, so that nothing is lost. A rank that was not told says whose stop it was."""
         self._report(self.clock(), last=True)
+        self.pulse.enter(Phase.SAVING)
         self.checkpoints.settle(self.step, self.clock())
         if not self.stop.asked:
             raise PeerStoppedError(f"rank {told} was told to stop; the group ended with it at step {self.step}")
@@ -151,7 +179,9 @@ class Training:
     def _finish(self) -> None:
         """The result is saved before anything else can go wrong; nobody leaves before everybody is done."""
         now = self.clock()
+        self.pulse.enter(Phase.SAVING)
         self.checkpoints.conclude(self.step, now)
         self._evaluate()
         self._report(now, last=True)
+        self.pulse.enter(Phase.REPORTING)
         self.group.barrier()

@@ -19,6 +19,7 @@ from disttrain_contract import env as contract
 from disttrain_contract.drill import process_name
 from disttrain_contract.exits import Exit, from_signal
 from disttrain_contract.messages import Failure
+from disttrain_contract.stall import Phase
 from disttrain_runtime.agent.kernel import name_self
 from disttrain_runtime.config import WorkerConfig, from_command_line, from_env
 from disttrain_runtime.connections import Connections
@@ -27,6 +28,7 @@ from disttrain_runtime.errors import Verdict, WorkerError, is_victim, judge
 from disttrain_runtime.generators import reseed
 from disttrain_runtime.groups import break_group, leave_group
 from disttrain_runtime.orders import Orders, can_hear
+from disttrain_runtime.pulse import Pulse
 from disttrain_runtime.randomness import Stream
 from disttrain_runtime.rendezvous import device_of, form_group
 from disttrain_runtime.reporting import Reporter, print_line
@@ -37,8 +39,8 @@ from disttrain_runtime.train import Training
 class Worker:
     """One rank from its configuration to its exit code."""
 
-    def __init__(self, config: WorkerConfig) -> None:
-        self.config = config
+    def __init__(self, config: WorkerConfig, pulse: Pulse) -> None:
+        self.config, self.pulse = config, pulse
         self.reporter = Reporter(config.report_fd, print_line, time.monotonic)
         self.training: Training | None = None
         self._guard = threading.Lock()
@@ -74,11 +76,12 @@ class Worker:
         reseed(config.run.seed, Stream.BUILD, 0, 0)
         task = build_task(config.entrypoint, config.run.args)
         strategy = make_strategy(config.run.synchronization, task, device)
-        training = Training(config, task, strategy, self.reporter, time.monotonic)
+        training = Training(config, task, strategy, self.reporter, time.monotonic, self.pulse)
         training.rehearse()
         return training
 
     def _train(self, training: Training) -> bool:
+        self.pulse.begin()
         self._connections = Connections()
         group = form_group(self.config.place, self._is_over)
         return training.run(group, self.config.identity)
@@ -95,7 +98,7 @@ class Worker:
         with self._guard:
             self._connections = None
         leave_group()
-        self.reporter.holding(self._failure(judge(error)))
+        self.reporter.holding(self.config.identity.incarnation, self._failure(judge(error)))
         if self._take_place(self.config.identity.incarnation):
             return True
         training.checkpoints.leave(training.step, time.monotonic())
@@ -105,6 +108,7 @@ class Worker:
         """Wait for the order that tells where this rank belongs next. False: told to stop."""
         assert self.orders is not None, "a spare without an agent"
         training = self.training
+        self.pulse.enter(Phase.REGROUPING)
         order = self.orders.wait(incarnation, lambda: training is not None and training.stop.asked)
         if order is None or order.environment is None:
             return False
@@ -172,7 +176,7 @@ def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
     except (WorkerError, ValueError, TypeError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return Exit.USER_ERROR
-    worker = Worker(config)
+    worker = Worker(config, Pulse.from_env(env))
     try:
         return worker.run()
     except KeyboardInterrupt:

@@ -105,9 +105,19 @@ def _field_rules(raw: Schema, defs: Schema, path: str) -> Iterator[Schema]:
                 "message": f"not implemented yet: {full} other than {words}",
                 "fieldPath": f".{name}",
             }
-        if child.get(schema.IMMUTABLE):
-            same = f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})"
-            yield {"rule": same, "message": f"{full} cannot be changed after creation: delete the job and apply it again, it goes on from its checkpoint", "fieldPath": f".{name}"}  # fmt: skip
+        if frozen := child.get(schema.IMMUTABLE):
+            yield _unchanged(name, full, frozen if isinstance(frozen, str) else None)
+
+
+def _unchanged(name: str, full: str, without: str | None) -> Schema:
+    """`without`: the field that lifts the rule."""
+    rule = f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})"
+    unless = f" without {full.removesuffix(name)}{without}" if without else ""
+    return {
+        "rule": f"has(self.{without}) || ({rule})" if without else rule,
+        "message": f"{full} cannot be changed after creation{unless}: delete the job and apply it again, it goes on from its checkpoint",
+        "fieldPath": f".{name}",
+    }
 
 
 def _literal(value: str | int) -> str:

@@ -9,7 +9,18 @@ from pydantic import ConfigDict, Field
 from disttrain.api.schema import ApiModel, Rule, not_implemented, only, rules
 
 FailureReason = Literal[
-    "CodeError", "EntrypointError", "OutOfMemory", "Signal", "Storage", "Hang", "Network", "Node", "PodLost", "Image"
+    "CodeError",
+    "EntrypointError",
+    "OutOfMemory",
+    "Signal",
+    "Storage",
+    "Hang",
+    "NonFinite",
+    "Divergence",
+    "Network",
+    "Node",
+    "PodLost",
+    "Image",
 ]
 
 
@@ -63,5 +74,9 @@ class Recovery(ApiModel):
         default_factory=lambda: Budget.model_validate({}), description="How many failures a job may have."
     )
     hang_timeout_seconds: int | None = Field(
-        None, ge=1, description="A rank without a new step for this long has hung.", json_schema_extra=not_implemented()
+        None,
+        ge=1,
+        description="A rank of a task that makes no progress within a step for this long has hung: its stack is kept, and it is killed. If unset: "
+        "2 s or five times the 99th percentile of its steps, whichever is longer, and 60 s while it loads data. "
+        "Starting, the first steps, saving and evaluating are given more time.",
     )

@@ -17,6 +17,9 @@ IMPLEMENTED = "x-disttrain-implemented"
 IMMUTABLE = "x-disttrain-immutable"
 RULES = "x-kubernetes-validations"
 
+MAX_WORKERS = 1024
+"""The largest group: names, seats and counts in status are bounded by it."""
+
 
 class ApiModel(BaseModel):
     """Base of every API type: camelCase on the wire, unknown fields are errors, values never change."""
@@ -53,9 +56,9 @@ def only(*values: str | int) -> dict[str, Any]:
     return {IMPLEMENTED: list(values)}
 
 
-def immutable() -> dict[str, Any]:
-    """May not change after creation."""
-    return {IMMUTABLE: True}
+def immutable(*, without: str | None = None) -> dict[str, Any]:
+    """May not change after creation; `without`: unless this other field of the same object is set."""
+    return {IMMUTABLE: without or True}
 
 
 def _as_text(value: object) -> object:

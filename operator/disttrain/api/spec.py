@@ -8,11 +8,10 @@ from pydantic import ConfigDict, Field
 
 from disttrain.api.pod import EnvVar, PodTemplate, Resources, Toleration, Volume
 from disttrain.api.recovery import Recovery
-from disttrain.api.schema import ApiModel, DnsName, Quantity, Rule, immutable, not_implemented, rules
+from disttrain.api.schema import MAX_WORKERS, ApiModel, DnsName, Quantity, Rule, immutable, not_implemented, rules
 from disttrain.api.strategy import Strategy
 from disttrain_contract import env
 
-MAX_WORKERS = 1024
 MAX_PROCESSES = 64
 
 
@@ -26,10 +25,14 @@ class RuntimeRef(ApiModel):
 
 
 class Elastic(ApiModel):
-    """How far the job may shrink and grow."""
+    """How far the group may shrink when pods are lost, and how far spec.workers may be changed while the job runs."""
 
-    min_workers: int = Field(ge=1, le=MAX_WORKERS, description="The job goes on with no fewer workers than this.")
-    max_workers: int = Field(ge=1, le=MAX_WORKERS, description="The job never grows beyond this.")
+    min_workers: int = Field(
+        ge=1,
+        le=MAX_WORKERS,
+        description="With at least this many workers the job goes on while lost ones are made again.",
+    )
+    max_workers: int = Field(ge=1, le=MAX_WORKERS, description="spec.workers may be raised to this.")
 
 
 class CheckpointVolume(ApiModel):
@@ -101,6 +104,7 @@ class Evaluation(ApiModel):
 
 
 SPEC_RULES = (
+    Rule("!has(self.elastic) || (self.elastic.minWorkers <= self.workers && self.workers <= self.elastic.maxWorkers)", "spec.workers must be between spec.elastic.minWorkers and spec.elastic.maxWorkers"),
     Rule("has(self.entrypoint) != (has(self.command) && size(self.command) > 0)", "set exactly one of entrypoint (package.module:build) and command (a torchrun-style program)"),
     Rule("!has(self.evaluation) || has(self.entrypoint)", "spec.evaluation belongs to jobs with an entrypoint: a plain command evaluates by itself"),
     Rule("!has(self.processesPerWorker) || type(self.processesPerWorker) == string || (self.processesPerWorker >= 1 && self.processesPerWorker <= 64)", "spec.processesPerWorker must be auto or a number from 1 to 64"),
@@ -131,7 +135,7 @@ class DistTrainJobSpec(ApiModel):
     args: list[Annotated[str, Field(max_length=4096)]] | None = Field(
         None, max_length=256, description="Arguments of the entry point or the command.", json_schema_extra=immutable()
     )
-    workers: int = Field(1, ge=1, le=MAX_WORKERS, description="Number of worker pods.", json_schema_extra=immutable())
+    workers: int = Field(1, ge=1, le=MAX_WORKERS, description="Number of worker pods in the group.", json_schema_extra=immutable(without="elastic"))  # fmt: skip
     processes_per_worker: int | Literal["auto"] = Field(
         "auto",
         description="Ranks in each worker pod; auto: one per GPU, or one without GPU.",
@@ -139,9 +143,18 @@ class DistTrainJobSpec(ApiModel):
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of sample order, initialisation and randomness (entrypoint jobs).", json_schema_extra=immutable())  # fmt: skip
     elastic: Elastic | None = Field(
-        None, description="Let the job shrink and grow.", json_schema_extra=not_implemented()
+        None,
+        description="Let the group go on smaller when a pod is lost and no standby is ready, and grow back to spec.workers when it "
+        "is there again. Also lets spec.workers be changed while the job runs. The global batch and the order of samples stay "
+        "the same; a task's learning rate needs no change. May be changed at any time.",
     )
-    standby: int | None = Field(None, ge=0, le=64, description="Warm spare pods.", json_schema_extra=not_implemented())
+    standby: int | None = Field(
+        None,
+        ge=0,
+        le=64,
+        description="Spare pods that wait with torch imported. When a worker's pod is lost, one of them takes its place at once and "
+        "a new standby is made behind it. They ask for the same resources as workers. May be changed at any time.",
+    )
     resources: Resources | None = Field(
         None, description="CPU, memory and GPUs of each worker, as in a container.", json_schema_extra=immutable()
     )

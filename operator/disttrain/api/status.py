@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from disttrain.api.schema import ApiModel
+from disttrain.api.schema import MAX_WORKERS, ApiModel
 
 Text = Annotated[str, Field(max_length=32768)]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
@@ -16,7 +16,7 @@ class Condition(ApiModel):
     """metav1.Condition."""
 
     type: Annotated[str, Field(max_length=316)] = Field(
-        description="Admitted, WorkersReady, Running, Restarting, Checkpointed, RestoreVerified, Suspended, Succeeded or Failed."
+        description="Admitted, WorkersReady, StandbyReady, Running, Restarting, Checkpointed, RestoreVerified, Straggler, Suspended, Succeeded or Failed."
     )
     status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
     observed_generation: int | None = Field(
@@ -37,7 +37,16 @@ class Workers(ApiModel):
     active: int = Field(0, description="Pods whose ranks are training.")
     succeeded: int = Field(0, description="Workers whose ranks all ended with exit code 0.")
     failed: int = Field(0, description="Workers that are failed now.")
+    standby: int | None = Field(None, description="Connected pods that wait for a place (spec.standby).")
     summary: str | None = Field(None, description="ready/desired, for the printer column.")
+
+
+class StandbyStatus(ApiModel):
+    """Standbys that died while they waited. They are made again with back-off; the group and its budget are not touched."""
+
+    failures: int | None = Field(None, description="How many in a row; ten quiet minutes end the row.")
+    failed_at: Time | None = Field(None, description="When the last one was found dead.")
+    cause: Text | None = Field(None, description="Why it died.")
 
 
 class ProgressStatus(ApiModel):
@@ -62,6 +71,9 @@ class CommittedCheckpoint(ApiModel):
     incarnation: int | None = Field(None, description="Which incarnation wrote it.")
     size: int | None = Field(None, alias="bytes", description="Its size on the volume.")
     seconds: float | None = Field(None, description="How long the write took.")
+    stalled_seconds: float | None = Field(
+        None, description="How long training has waited for checkpoints in that incarnation, all together."
+    )
 
 
 class CheckpointStatus(ApiModel):
@@ -84,7 +96,11 @@ class RecoveryEvent(ApiModel):
     failed_at: Time | None = Field(None, description="When the operator heard of it.")
     step: int | None = Field(None, description="The last step seen before it.")
     restored_step: int | None = Field(None, description="The step that training went on from.")
-    source: str | None = Field(None, description="Where the state came from: survivor (the memory of a living rank), volume, or none for step 0.")
+    source: str | None = Field(
+        None,
+        description="Where the state came from: survivor (the memory of a living rank), volume, or none for step 0.",
+    )
+    detect_seconds: float | None = Field(None, description="From the failure to the operator's decision.")
     recover_seconds: float | None = Field(None, description="From the failure to the first new step.")
     lost_steps: int | None = Field(None, description="Finished steps that had to be run again.")
 
@@ -111,6 +127,7 @@ class Goodput(ApiModel):
     suspended_seconds: float | None = Field(None, description="Suspended.")
     starting_seconds: float | None = Field(None, description="Pods, images, imports, up to the first step.")
     productive_seconds: float | None = Field(None, description="New steps.")
+    checkpoint_stall_seconds: float | None = Field(None, description="Training waited for a checkpoint.")
     detecting_seconds: float | None = Field(None, description="From a failure to the operator's knowledge of it.")
     recovering_seconds: float | None = Field(None, description="From there until state is restored and steps are made.")
     recomputing_seconds: float | None = Field(None, description="Steps that had been finished before a failure.")
@@ -135,6 +152,13 @@ class DistTrainJobStatus(ApiModel):
     replacing: list[Annotated[str, Field(max_length=64)]] | None = Field(
         None, max_length=4096, description="UIDs of failed pods that are being replaced."
     )
+    seats: list[int] | None = Field(
+        None,
+        max_length=MAX_WORKERS,
+        description="Which pod holds which place in the group of this incarnation: the n-th entry is the worker index of the pod "
+        "with group rank n, so [0, 3, 2] says that pod JOB-3 has taken the place of JOB-1. Pods that are not listed stand by.",
+    )
+    standby: StandbyStatus | None = Field(None, description="The trouble that standbys have had; none as a rule.")
     workers: Workers | None = Field(None, description="Counts of worker pods.")
     progress: ProgressStatus | None = Field(None, description="Where training is.")
     checkpoint: CheckpointStatus | None = Field(None, description="What could be restored.")

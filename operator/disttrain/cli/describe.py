@@ -37,7 +37,7 @@ def describe(
     _facts(console, job, now, _if_allowed(lambda: client.claim(job)))
     _recovery(console, job, now)
     _conditions(console, job, now)
-    _workers(console, _if_allowed(lambda: client.workers(job)), now)
+    _workers(console, job, _if_allowed(lambda: client.workers(job)), now)
     _events(console, _events_of(client, job), now)
     _next(console, job)
     return Exit.SUCCEEDED
@@ -90,10 +90,11 @@ def _facts(console: Console, job: Job, now: datetime, claim: Mapping[str, Any] |
 
     counts = job.status.workers
     active = f" connected, {counts.active} training" if counts is not None else ""
+    standby = f"; {counts.standby or 0} of {job.standby} standbys ready" if counts is not None and job.standby else ""
     rows = {
         "image": str(job.spec.get("image", "")),
         "runs": what_runs(job.spec),
-        "workers": f"{words.workers(job)}{active}; {words.plural(job.processes, 'process', 'processes')} each",
+        "workers": f"{words.workers(job)}{active}; {words.plural(job.processes, 'process', 'processes')} each{standby}",
         "progress": f"step {words.steps(job)}  {words.pace(job)}" if job.status.progress is not None else words.NONE,
         "checkpoint": _checkpoint(job, now),
         "volume": _volume(job, claim),
@@ -188,18 +189,19 @@ def _conditions(console: Console, job: Job, now: datetime) -> None:
     console.print(grid)
 
 
-def _workers(console: Console, workers: Sequence[Worker] | None, now: datetime) -> None:
+def _workers(console: Console, job: Job, workers: Sequence[Worker] | None, now: datetime) -> None:
     from disttrain.cli import words
 
     if not workers:
         return
     _title(console, "Workers")
-    grid = _grid("INDEX", "POD", "STATUS", "NODE", "MADE FOR", "AGE")
+    grid = _grid("INDEX", "POD", "PLACE", "STATUS", "NODE", "MADE FOR", "AGE")
     for worker in workers:
         made_for = f"incarnation {worker.incarnation}"
         grid.add_row(
             str(worker.index),
             worker.name,
+            str(job.seats.index(worker.index)) if worker.index in job.seats else "stands by",
             worker.summary,
             worker.node or words.NONE,
             made_for,

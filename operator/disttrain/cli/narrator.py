@@ -19,6 +19,7 @@ ORDER = (
     "Suspended",
     "RestoreVerified",
     "Checkpointed",
+    "Straggler",
     "WorkersReady",
     "Running",
 )
@@ -32,6 +33,7 @@ BAD = frozenset(
         ("Admitted", "False"),
         ("Checkpointed", "False"),
         ("RestoreVerified", "False"),
+        ("Straggler", "True"),
     }
 )
 GOOD = frozenset({("Succeeded", "True"), ("Running", "True"), ("RestoreVerified", "True")})

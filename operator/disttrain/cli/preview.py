@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from disttrain_contract.failures import FailureClass
 from disttrain_contract.messages import AgentState, Failure, Progress, Report
-from disttrain_operator.core import conditions, finish
+from disttrain_operator.core import conditions, finish, group
 from disttrain_operator.core.actions import Action, Plan
 from disttrain_operator.core.conditions import Type
 from disttrain_operator.core.model import AgentView, Claim, Job, Pod, World
@@ -26,6 +26,10 @@ class Outcome:
     reason: str
     ends: bool
     charged: bool
+    promotes: bool = False
+    """A standby takes the place of the lost pod."""
+    workers: int = 0
+    """In the next incarnation's group."""
 
 
 def first_actions(job: Job) -> tuple[Action, ...]:
@@ -48,7 +52,8 @@ def after_failure(job: Job, kind: FailureClass, exit_code: int = 1) -> Outcome:
 def after_pod_loss(job: Job) -> Outcome:
     """The last worker's pod vanishes from a running job."""
     running = _running(job)
-    return _outcome(running, plan(replace(running, pods=running.pods[:-1]), _at(10)))
+    left = tuple(p for p in running.pods if p.index != job.spec.workers - 1)
+    return _outcome(running, plan(replace(running, pods=left), _at(10)))
 
 
 def failures_until_the_end(job: Job, kind: FailureClass = FailureClass.CODE) -> int | None:
@@ -66,13 +71,19 @@ def failures_until_the_end(job: Job, kind: FailureClass = FailureClass.CODE) -> 
 
 def _outcome(before: World, decided: Plan) -> Outcome:
     charged = decided.status.attempts > before.job.status.attempts
-    return Outcome(decided.reason, finish.is_finished(decided.status), charged)
+    return Outcome(
+        decided.reason,
+        finish.is_finished(decided.status),
+        charged,
+        promotes=bool(set(decided.status.seats) - set(group.seats(before.job))),
+        workers=len(decided.status.seats),
+    )
 
 
 def _running(job: Job) -> World:
-    """Every worker of the present incarnation trains."""
+    """Every worker of the present incarnation trains, every standby waits."""
     incarnation = max(1, job.status.incarnation)
-    status = replace(job.status, incarnation=incarnation, start_time=START)
+    status = replace(job.status, incarnation=incarnation, start_time=START, seats=group.in_order(job))
     for kind in (Type.ADMITTED, Type.RUNNING):
         status = replace(
             status,
@@ -80,24 +91,27 @@ def _running(job: Job) -> World:
                 status.conditions, kind, True, "Preview", "", generation=job.generation, now=START
             ),
         )
-    report = Report(incarnation=incarnation, state=AgentState.RUNNING, progress=Progress(step=10 * incarnation))
+    trains = Report(incarnation=incarnation, state=AgentState.RUNNING, progress=Progress(step=10 * incarnation))
+    waits = Report(incarnation=incarnation, state=AgentState.IDLE)
     pods = tuple(
         Pod(
             name=f"{job.name}-{index}", uid=f"preview-{index}", index=index, incarnation=incarnation, ip="192.0.2.1", node="its-node",
-            agent=AgentView(report=report, connected=True),
+            agent=AgentView(report=trains if index < job.spec.workers else waits, connected=True),
         )
-        for index in range(job.spec.workers)
+        for index in group.wanted(job)
     )  # fmt: skip
     return World(job=replace(job, status=status), pods=pods, claim=_given_claim(job), service_exists=True)
 
 
 def _failing(world: World, kind: FailureClass, exit_code: int) -> World:
-    *others, last = world.pods
+    at = world.job.spec.workers - 1
+    last = world.pods[at]
     failure = Failure(
         rank=last.index, local_rank=0, exit_code=exit_code, failure_class=kind, message="its program failed"
     )
     report = Report(incarnation=world.job.status.incarnation, state=AgentState.FAILED, failure=failure)
-    return replace(world, pods=(*others, replace(last, agent=AgentView(report=report, connected=True))))
+    failed = replace(last, agent=AgentView(report=report, connected=True))
+    return replace(world, pods=(*world.pods[:at], failed, *world.pods[at + 1 :]))
 
 
 def _given_claim(job: Job) -> Claim | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -51,8 +52,9 @@ def _pods(job: Job, indices: list[int]) -> str:
     names = first if first == last else f"{first} … {last}"
     spec = pod.pod(job, 0, 1, pod.Stream(url=""))["spec"]
     (container,) = spec["containers"]
+    spare = f" ({words.plural(job.spec.standby, 'standby')} among them)" if job.spec.standby else ""
     return (
-        f"{words.plural(len(indices), 'pod')} {names}: {container['image']}, {_resources(container)}, "
+        f"{words.plural(len(indices), 'pod')} {names}{spare}: {container['image']}, {_resources(container)}, "
         f"/dev/shm {pod.shared_memory(job)}, {run.grace_seconds(job)} s to save and end"
     )
 
@@ -98,6 +100,8 @@ def survives(job: Job) -> Iterator[str]:
     """Failures, as the planner decides them."""
     loss = preview.after_pod_loss(job)
     yield f"a pod or its node is lost: {_answer(job, loss)}"
+    if job.spec.min_workers is not None:
+        yield _shrinks(job, job.spec.min_workers)
     end = preview.failures_until_the_end(job)
     code = preview.after_failure(job, FailureClass.CODE)
     budget = f"; failure {end} ends the job (spec.recovery.budget.failures: {job.spec.max_failures})"
@@ -108,11 +112,22 @@ def survives(job: Job) -> Iterator[str]:
         yield f"rule: {when}: {VERDICTS[rule.action]}"
 
 
+def _shrinks(job: Job, least: int) -> str:
+    alone = preview.after_pod_loss(replace(job, spec=replace(job.spec, standby=0)))
+    if alone.workers == job.spec.workers:
+        return f"spec.elastic: nothing to give, fewer than {job.spec.workers} workers are not allowed"
+    return (
+        f"without a standby the group goes on with {alone.workers} workers, down to {least}, and grows when the pods are back; "
+        "the global batch and the order of samples stay the same"
+    )
+
+
 def _answer(job: Job, outcome: preview.Outcome) -> str:
     if outcome.ends:
         return "the job fails at once"
     state = "the newest checkpoint" if job.spec.claim is not None else "step 0"
-    return f"all ranks restart from {state} as the next incarnation, {'charged' if outcome.charged else 'not charged'}"
+    first = "a standby takes its place, " if outcome.promotes else ""
+    return f"{first}all ranks restart from {state} as the next incarnation, {'charged' if outcome.charged else 'not charged'}"
 
 
 def ends(job: Job) -> Iterator[str]:

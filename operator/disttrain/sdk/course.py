@@ -129,9 +129,11 @@ def candidates(order: Order, job: Job, workers: Sequence[Worker]) -> list[Worker
     live = [w for w in workers if w.started and not w.ended and "deletionTimestamp" not in w.raw["metadata"]]
     if order.worker is not None:
         return [w for w in live if w.index == order.worker]
-    likely = job.worker_of(order.rank) if order.rank is not None else job.workers - 1
-    # Beyond spec.workers are standbys: they are looked at last.
-    return sorted(live, key=lambda w: (w.index != likely, w.index >= job.workers, -w.index))
+    seats = job.seats
+    place = order.rank // job.processes if order.rank is not None else -1
+    likely = seats[place] if place < len(seats) else -1
+    # Who has no seat in the group is a standby: looked at last.
+    return sorted(live, key=lambda w: (w.index != likely, w.index not in seats, -w.index))
 
 
 def _is_detected(fault: Fault, before: Moment, now: Moment) -> bool:

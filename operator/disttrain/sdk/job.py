@@ -99,6 +99,16 @@ class Job:
         return int(self.spec.get("workers") or 1)
 
     @property
+    def standby(self) -> int:
+        """spec.standby"""
+        return int(self.spec.get("standby") or 0)
+
+    @property
+    def seats(self) -> tuple[int, ...]:
+        """Group position → worker index of the pod that holds it now."""
+        return tuple(self.status.seats or range(self.workers))
+
+    @property
     def processes(self) -> int:
         """Ranks per worker, as the spec says; auto is one per GPU, else one."""
         asked = self.spec.get("processesPerWorker", "auto")
@@ -108,9 +118,10 @@ class Job:
         gpus = sum(int(n) for name, n in limits.items() if name.endswith(GPU_SUFFIX) and str(n).isdigit())
         return max(1, gpus)
 
-    def worker_of(self, rank: int) -> int:
-        """The index of the worker that a rank runs in."""
-        return rank // self.processes
+    def can_have_run(self, worker: int, rank: int) -> bool:
+        """Whether that pod's log can hold lines of the rank. Places move when a standby takes one: then any pod may have had it."""
+        moved = self.standby > 0 or self.seats != tuple(range(self.workers))
+        return moved or worker == rank // self.processes
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ class Selection:
 
     def takes(self, job: Job, worker: Worker) -> bool:
         """Whether a pod can have lines of interest."""
-        return self.ranks is None or worker.index in {job.worker_of(rank) for rank in self.ranks}
+        return self.ranks is None or any(job.can_have_run(worker.index, rank) for rank in self.ranks)
 
 
 def read(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from aiohttp import WebSocketError, WSCloseCode, WSMessage, WSMsgType, hdrs, web
 
-from disttrain_contract.messages import LEASE_SECONDS, MAX_MESSAGE_BYTES, Assignment, Report, decode_report
+from disttrain_contract.messages import LEASE_SECONDS, MAX_MESSAGE_BYTES, Assignment, Progress, Report, decode_report
 from disttrain_operator.channel.authentication import Authenticate, CachedAuthenticator, PodIdentity
 from disttrain_operator.channel.connection import Connection
 
@@ -263,10 +263,13 @@ class AgentHub:
             log.exception("on_change failed")
 
 
+_SOME = Progress(step=0)
+
+
 def _essence(report: Report) -> Report:
-    """What the planner acts on: without progress, and without an age, which changes by itself."""
-    failure = report.failure
-    return replace(report, progress=None, failure=replace(failure, seconds_ago=0.0) if failure is not None else None)
+    """What the planner acts on: that there is progress, but not how much, and no age, which changes by itself."""
+    failure = replace(report.failure, seconds_ago=0.0) if report.failure is not None else None
+    return replace(report, progress=_SOME if report.progress is not None else None, failure=failure)
 
 
 def _bearer(request: web.Request) -> str:

@@ -34,10 +34,14 @@ def charge(spec: Spec, status: Status, found: Found, step: int | None, *, charge
     return Account((*kept, now) if charged else kept, committed, _repeats(status, found, step))
 
 
+_REPEATABLE = frozenset({FailureClass.CODE, FailureClass.NON_FINITE})
+"""A step is a function of the state, the data and the seed: the same again gives the same."""
+
+
 def _repeats(status: Status, found: Found, step: int | None) -> int:
-    """1 for something new. Only code errors at a known step: anything else may be bad luck twice."""
+    """1 for something new. Only what a program does at a known step: anything else may be bad luck twice."""
     last = status.last_recovery
-    if last is None or step is None or found.failure_class is not FailureClass.CODE:
+    if last is None or step is None or found.failure_class not in _REPEATABLE:
         return 1
     same = (
         last.failure_class is found.failure_class

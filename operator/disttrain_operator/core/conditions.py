@@ -15,10 +15,13 @@ class Type(StrEnum):
 
     ADMITTED = "Admitted"
     WORKERS_READY = "WorkersReady"
+    STANDBY_READY = "StandbyReady"
+    """Only of a job that asks for standbys."""
     RUNNING = "Running"
     RESTARTING = "Restarting"
     CHECKPOINTED = "Checkpointed"
     RESTORE_VERIFIED = "RestoreVerified"
+    STRAGGLER = "Straggler"
     SUSPENDED = "Suspended"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"

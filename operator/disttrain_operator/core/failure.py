@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from disttrain_contract import exits
 from disttrain_contract.failures import NEVER_CHARGED, FailureClass
 from disttrain_contract.messages import AgentState, Failure
+from disttrain_contract.stall import Stall, everybody_waits, suspicion
+from disttrain_operator.core import group
 from disttrain_operator.core.conditions import Type, is_true
 from disttrain_operator.core.model import Job, Pod, Spec, Verdict, World
 
@@ -20,6 +23,9 @@ milliseconds, but the news of two agents can overtake each other."""
 
 VICTIM_CODES = frozenset({143})
 """A rank that ended by the SIGTERM that another worker's shutdown spread is not the cause."""
+
+_DIED = (False, False, -1, -1)
+"""More suspicious than any that hangs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,21 +43,41 @@ class Found:
     traceback: str | None = None
     step: int | None = None
     seconds_ago: float = 0.0
+    stall: Stall | None = None
 
     @property
     def is_victim(self) -> bool:
         """Failed because somebody else did."""
-        return self.failure_class is FailureClass.NETWORK or self.exit_code in VICTIM_CODES
+        waited = self.stall is not None and self.stall.waits
+        return waited or self.failure_class is FailureClass.NETWORK or self.exit_code in VICTIM_CODES
 
 
 def failures(world: World) -> tuple[Found, ...]:
-    """Every worker that has failed in the present incarnation and has not been charged yet."""
-    job = world.job
-    by_index = {p.index: p for p in world.pods if not p.foreign}
-    found = [_of_pod(p, job) for p in world.pods if not p.foreign and p.uid not in job.status.replacing]
+    """Every member that has failed in the present incarnation and has not been charged yet. A standby is no member."""
+    job, seated = world.job, group.seated(world)
+    found = [_of_pod(p, job) for p in seated if p.uid not in job.status.replacing]
     if group_formed(world):
-        found += [_missing(i, job) for i in range(job.spec.workers) if i not in by_index]
+        there = {p.index for p in seated}
+        found += [_missing(i, job) for i in group.seats(job) if i not in there]
+    else:  # no rank of theirs would ever miss it
+        found += [lost(p) for p in group.members(world).values() if is_silent(p)]
     return tuple(f for f in found if f is not None)
+
+
+def is_silent(pod: Pod) -> bool:
+    """Its agent has been heard of and then not for so long that its node counts as gone."""
+    view = pod.agent
+    return pod.exit is None and view is not None and not view.connected and view.silent_seconds >= LOST_SECONDS
+
+
+def silence_ends(world: World, now: datetime) -> datetime | None:
+    """When the next member of a group that is forming counts as lost; no event will announce it."""
+    if group_formed(world):
+        return None
+    views = (p.agent for p in group.members(world).values() if p.exit is None)
+    left = (LOST_SECONDS - v.silent_seconds for v in views if v is not None and not v.connected)
+    soonest = min((s for s in left if s > 0), default=None)
+    return now + timedelta(seconds=soonest) if soonest is not None else None
 
 
 def group_formed(world: World) -> bool:
@@ -63,21 +89,44 @@ def suspects(world: World) -> tuple[Pod, ...]:
     """Members that may be dead though nobody has said so yet: stream lost, or shutting down."""
     return tuple(
         p
-        for p in world.pods
-        if p.exit is None and not p.foreign and p.uid not in world.job.status.replacing and (p.deleting or p.agent is None or not p.agent.connected)
-    )  # fmt: skip
+        for p in group.members(world).values()
+        if p.exit is None and (p.deleting or p.agent is None or not p.agent.connected)
+    )
 
 
 def unheard(world: World) -> tuple[Pod, ...]:
     """Members whose agents are connected and have not said that anything is wrong."""
     n = world.job.status.incarnation
-    reports = ((p, p.report) for p in world.pods if p.exit is None and not p.foreign)
+    reports = ((p, p.report) for p in group.members(world).values() if p.exit is None)
     return tuple(p for p, r in reports if r is not None and r.incarnation == n and r.state is AgentState.RUNNING)
 
 
 def root_cause(found: tuple[Found, ...]) -> Found:
-    """The one to blame: a lost or failed worker before its victims, the earliest first."""
-    return min(found, key=lambda f: (f.is_victim, -f.seconds_ago, f.index))
+    """The one to blame: a lost or failed worker before its victims; one that died before one that hung, for a death is a
+    fact and a hang a conclusion; of hung ones the most suspicious; then the earliest."""
+    return min(found, key=lambda f: (f.is_victim, suspicion(f.stall) if f.stall else _DIED, -f.seconds_ago, f.index))
+
+
+def deadlock(world: World) -> Found | None:
+    """All ranks of the group wait for each other, so none of their agents has anybody to blame: the furthest behind stands
+    for all. A network that swallows packets looks like this, and ranks that disagree on what to do next."""
+    n = world.job.status.incarnation
+    members = {
+        at: p for at, p in group.members(world).items() if p.exit is None and p.agent is not None and p.agent.connected
+    }
+    reports = [members[at].report if at in members else None for at in range(len(group.seats(world.job)))]
+    stalls = [
+        r.stall if r is not None and r.incarnation == n and r.state is AgentState.RUNNING else None for r in reports
+    ]
+    if not group_formed(world) or not everybody_waits(stalls):
+        return None
+    at, stall = min(((i, s) for i, s in enumerate(stalls) if s is not None), key=lambda found: suspicion(found[1]))
+    pod = members[at]
+    return Found(
+        index=pod.index, pod=pod.name, pod_uid=pod.uid, node=pod.node, failure_class=FailureClass.HANG, step=stall.step, stall=stall,
+        message=f"all ranks wait for each other after step {stall.step}, {pod.name} in its {stall.phase.word} phase: "
+        "the network between the workers loses packets, or ranks disagree on what to do next",
+    )  # fmt: skip
 
 
 def verdict(spec: Spec, found: Found) -> Verdict:
@@ -115,7 +164,7 @@ def _told(pod: Pod, failure: Failure) -> Found:
     return Found(
         index=pod.index, pod=pod.name, pod_uid=pod.uid, node=pod.node, failure_class=failure.failure_class,
         message=failure.message, exit_code=failure.exit_code, rank=failure.rank, traceback=failure.traceback or None,
-        step=failure.step if failure.step is not None else _step(pod), seconds_ago=failure.seconds_ago,
+        step=failure.step if failure.step is not None else _step(pod), seconds_ago=failure.seconds_ago, stall=failure.stall,
     )  # fmt: skip
 
 
@@ -123,14 +172,15 @@ def _dead(pod: Pod, incarnation: int) -> Found:
     report = pod.report
     if report is not None and report.failure is not None and report.incarnation == incarnation:
         return _told(pod, report.failure)
-    kind, message = _why_dead(pod)
+    kind, message = why_dead(pod)
     return Found(
         index=pod.index, pod=pod.name, pod_uid=pod.uid, node=pod.node, failure_class=kind, message=message,
         exit_code=pod.exit.exit_code if pod.exit else None, step=_step(pod),
     )  # fmt: skip
 
 
-def _why_dead(pod: Pod) -> tuple[FailureClass, str]:
+def why_dead(pod: Pod) -> tuple[FailureClass, str]:
+    """The class and a sentence, for a pod that is dead or on its way out."""
     ended = pod.exit
     if ended is not None and ended.reason == "OOMKilled":
         return (

@@ -25,7 +25,7 @@ def succeed(world: World, status: Status, now: datetime) -> Plan:
     """Every worker ended with 0."""
     step = f" at step {status.progress.step}" if status.progress is not None else ""
     recoveries = "1 recovery" if status.recoveries == 1 else f"{status.recoveries} recoveries"
-    message = f"all {world.job.spec.workers} workers finished{step} after {recoveries}"
+    message = f"all {len(group.seats(world.job))} workers finished{step} after {recoveries}"
     status = narrate.with_condition(world, status, Type.SUCCEEDED, True, "WorkersFinished", message, now)
     return _ended(world, status, now, "Succeeded", message)
 
@@ -38,7 +38,7 @@ def fail(world: World, status: Status, now: datetime, reason: str, message: str)
 
 
 def _ended(world: World, status: Status, now: datetime, reason: str, message: str) -> Plan:
-    for kind in (Type.RUNNING, Type.RESTARTING):
+    for kind in (Type.RUNNING, Type.RESTARTING, Type.STANDBY_READY):
         if find(status.conditions, kind) is not None:
             status = narrate.with_condition(world, status, kind, False, "Finished", message, now)
     return Plan(status=replace(status, completion_time=now, restart_after=None), wake_at=now, reason=message)
@@ -62,15 +62,19 @@ def clean_up(world: World, now: datetime) -> Plan:
 def _remove(world: World, now: datetime) -> Iterator[Action]:
     job = world.job
     policy, ended = job.spec.clean_pod_policy, job.status.completion_time or now
+    seated = group.seated(world)
+    others = [p for p in world.pods if not p.foreign and p not in seated]
     if policy is CleanPodPolicy.NONE:
+        yield from group.stops(job, others, "the job has finished")  # a standby would wait for ever
         return
     if policy is CleanPodPolicy.ALL:
-        yield from (_delete(p) for p in world.pods if not p.deleting and not p.foreign)
+        yield from (_delete(p) for p in (*seated, *others) if not p.deleting)
         return
+    yield from (_delete(p) for p in others if not p.deleting)  # they have trained nothing: no log to keep
     if now < ended + STOP_GRACE:
-        yield from group.stops(world, "the job has finished")
+        yield from group.stops(job, seated, "the job has finished")
         return
-    yield from (_delete(p) for p in world.pods if p.exit is None and not p.deleting and not p.foreign)
+    yield from (_delete(p) for p in seated if p.exit is None and not p.deleting)
 
 
 def _delete(pod: Pod) -> DeletePod:
@@ -83,18 +87,27 @@ def suspend(world: World, now: datetime) -> Plan:
     mine = [p for p in world.pods if not p.foreign]
     actions = tuple(_delete(p) for p in mine if not p.deleting)
     if mine:
-        message = f"waiting for {len(mine)} workers to save and end"
+        message = f"waiting for {len(mine)} pods to save and end"
         if find(status.conditions, Type.RUNNING) is not None:
             status = narrate.with_condition(world, status, Type.RUNNING, False, "Suspending", message, now)
         status = narrate.with_condition(world, status, Type.SUSPENDED, False, "Suspending", message, now)
     else:
-        message = "suspended: set spec.suspend to false to go on"
-        for kind in (Type.RUNNING, Type.WORKERS_READY):
+        message = f"suspended{_where(status)}: set spec.suspend to false to go on"
+        for kind in (Type.RUNNING, Type.WORKERS_READY, Type.STANDBY_READY):
             if find(status.conditions, kind) is not None:
                 status = narrate.with_condition(world, status, kind, False, "Suspended", message, now)
         status = replace(status, start_time=None, restart_after=None, replacing=())
         status = narrate.with_condition(world, status, Type.SUSPENDED, True, "Suspended", message, now)
     return Plan(status=status, actions=actions, reason=message)
+
+
+def _where(status: Status) -> str:
+    """Where training stopped, and what of it was not saved in time."""
+    if status.progress is None:
+        return ""
+    saved = status.checkpoint.step if status.checkpoint is not None else 0
+    lost = max(0, status.progress.step - saved)
+    return f" at step {status.progress.step}, {lost} {'step' if lost == 1 else 'steps'} lost"
 
 
 def was_suspended(status: Status) -> bool:
@@ -104,11 +117,18 @@ def was_suspended(status: Status) -> bool:
 
 
 def resume(world: World, now: datetime) -> Plan:
-    """A new incarnation, not charged to the budget."""
+    """A new incarnation, not charged to the budget; its pods are all new and sit in order."""
     status, message = world.job.status, "resumed"
     status = narrate.with_condition(world, status, Type.SUSPENDED, False, "Resumed", message, now)
     if find(status.conditions, Type.RUNNING) is not None:
         status = narrate.with_condition(world, status, Type.RUNNING, False, "Starting", message, now)
     dead = tuple(p.uid for p in world.pods if not p.foreign)
-    status = replace(status, incarnation=status.incarnation + 1, start_time=now, replacing=dead)
+    status = replace(
+        status,
+        incarnation=status.incarnation + 1,
+        start_time=now,
+        replacing=dead,
+        seats=group.in_order(world.job),
+        standby_trouble=None,
+    )
     return Plan(status=status, wake_at=now, reason=message)

@@ -13,6 +13,7 @@ from disttrain_operator.core.conditions import Type, find, is_true
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from disttrain_contract.messages import Checkpoint
     from disttrain_operator.core.model import Status
 
 
@@ -26,6 +27,8 @@ class Bucket(StrEnum):
     """Pods, images, imports, the first step."""
     PRODUCTIVE = "productive"
     """New steps."""
+    CHECKPOINT_STALL = "checkpointStall"
+    """Training waited for a checkpoint: for the copy in memory, or at the end for the disk."""
     DETECTING = "detecting"
     """From the failure to the operator's knowledge of it."""
     RECOVERING = "recovering"
@@ -70,6 +73,22 @@ def detected(ledger: Ledger, late: timedelta, now: datetime) -> Ledger:
     late = min(late, now - ledger.since)
     closed = turn(ledger, Bucket.DETECTING, now - late)
     return turn(closed, Bucket.RECOVERING, now)
+
+
+def stalled(ledger: Ledger, before: Checkpoint | None, after: Checkpoint | None, now: datetime) -> Ledger:
+    """A commit says how long training has waited in its incarnation: what is new of that was not productive."""
+    if after is None or after == before:
+        return ledger
+    known = before.stalled_seconds if before is not None and before.incarnation == after.incarnation else 0.0
+    waited = max(0.0, after.stalled_seconds - known)
+    if ledger.current is Bucket.PRODUCTIVE and ledger.since is not None:
+        waited = min(waited, (now - ledger.since).total_seconds())
+        return replace(ledger, since=ledger.since + timedelta(seconds=waited)).add(Bucket.CHECKPOINT_STALL, waited)
+    productive = ledger.seconds.get(Bucket.PRODUCTIVE, 0.0)  # closed already: take it out again
+    if not (waited := min(waited, productive)):
+        return ledger
+    seconds = {**ledger.seconds, Bucket.PRODUCTIVE: round(productive - waited, 3)}
+    return replace(ledger, seconds=seconds).add(Bucket.CHECKPOINT_STALL, waited)
 
 
 def bucket_of(status: Status) -> Bucket | None:

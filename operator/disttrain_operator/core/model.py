@@ -53,6 +53,9 @@ class Spec:
     """The parts of the spec on which decisions hang; manifests read the rest from `Job.raw_spec`."""
 
     workers: int
+    min_workers: int | None = None
+    """How small the group may become; None: it keeps its size."""
+    standby: int = 0
     processes: int | None = None
     suspend: bool = False
     active_deadline: timedelta | None = None
@@ -77,6 +80,8 @@ class WorkerCounts:
     active: int = 0
     succeeded: int = 0
     failed: int = 0
+    standby: int | None = None
+    """Connected pods that wait for a place; None: the job asks for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +100,19 @@ class Recovery:
     step: int | None = None
     restored_step: int | None = None
     source: str | None = None
+    detect_seconds: float | None = None
     recover_seconds: float | None = None
     lost_steps: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandbyTrouble:
+    """Standbys that died while they waited. It concerns nobody but them: no budget, no group."""
+
+    failures: int
+    """In a row: without a long quiet time between them."""
+    failed_at: datetime
+    cause: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +137,9 @@ class Status:
     restart_after: datetime | None = None
     replacing: tuple[str, ...] = ()
     """UIDs of dead pods whose failure has been charged: the next passes delete them."""
+    seats: tuple[int, ...] = ()
+    """Group position → worker index of the pod that holds it in this incarnation. Empty: in order, as in an older status."""
+    standby_trouble: StandbyTrouble | None = None
     workers: WorkerCounts = field(default_factory=WorkerCounts)
     progress: Progress | None = None
     checkpoint: Checkpoint | None = None
@@ -228,5 +247,5 @@ class World:
 
 __all__ = [
     "AgentView", "Claim", "ClaimSpec", "CleanPodPolicy", "Exit", "Job", "Pod", "Recovery", "Restore", "Rule", "Spec",
-    "Status", "Verdict", "WorkerCounts", "World",
+    "StandbyTrouble", "Status", "Verdict", "WorkerCounts", "World",
 ]  # fmt: skip

@@ -6,18 +6,35 @@ from dataclasses import replace
 from datetime import datetime
 
 from disttrain_contract.messages import AgentState
-from disttrain_operator.core import admission, group, progress
+from disttrain_operator.core import admission, group, progress, restored, standby
 from disttrain_operator.core.actions import Event
-from disttrain_operator.core.conditions import Condition, Type, find, is_true, put
+from disttrain_operator.core.conditions import Condition, Type, drop, find, is_true, put
 from disttrain_operator.core.model import Pod, Status, World
 
 WARNINGS = frozenset(
-    {(Type.ADMITTED, "False"), (Type.RESTARTING, "True"), (Type.CHECKPOINTED, "False"), (Type.RESTORE_VERIFIED, "False"), (Type.FAILED, "True")}
-)  # fmt: skip
+    {
+        (Type.ADMITTED, "False"),
+        (Type.RESTARTING, "True"),
+        (Type.CHECKPOINTED, "False"),
+        (Type.RESTORE_VERIFIED, "False"),
+        (Type.STRAGGLER, "True"),
+        (Type.FAILED, "True"),
+    }
+)
 """Transitions that somebody should look at."""
 
 QUIET = frozenset(
-    {"Starting", "WaitingForWorkers", "NotStarted", "WorkersReady", "Recovered", "Finished", "Restarting"}
+    {
+        "Starting",
+        "WaitingForWorkers",
+        "NotStarted",
+        "WorkersReady",
+        "Recovered",
+        "Finished",
+        "Restarting",
+        "WaitingForStandby",
+        "StandbyReady",
+    }
 )
 """Reasons that only say that things take their course: no event."""
 
@@ -38,56 +55,82 @@ def with_condition(
 
 
 def observed(world: World, status: Status, now: datetime) -> Status:
-    """The conditions that are seen rather than decided: WorkersReady, Running, Checkpointed, RestoreVerified."""
+    """The conditions that are seen rather than decided."""
     status = _workers_ready(world, status, now)
+    status = _standby_ready(world, status, now)
     status = _running(world, status, now)
     status = _checkpointed(world, status, now)
-    return _restore_verified(world, status, now)
+    status = _restore_verified(world, status, now)
+    return _straggler(world, status, now)
 
 
 def _workers_ready(world: World, status: Status, now: datetime) -> Status:
-    counts = status.workers
-    if counts.ready + counts.succeeded >= world.job.spec.workers and group.unequal(world) is None:
-        return with_condition(
-            world,
-            status,
-            Type.WORKERS_READY,
-            True,
-            "WorkersReady",
-            f"all {world.job.spec.workers} workers are connected",
-            now,
-        )
-    reason, message = _obstacle(world) or (
-        "WaitingForWorkers",
-        f"{counts.ready + counts.succeeded} of {world.job.spec.workers} workers are connected",
+    counts, seats = status.workers, frozenset(group.seats(world.job))
+    connected, differ = counts.ready + counts.succeeded, group.unequal(world)
+    if connected >= len(seats) and differ is None and group.absent(world.job):
+        return with_condition(world, status, Type.WORKERS_READY, False, "Shrunk", _shrunk(world, status, now), now)
+    if connected >= len(seats) and differ is None:
+        message = f"all {len(seats)} workers are connected"
+        return with_condition(world, status, Type.WORKERS_READY, True, "WorkersReady", message, now)
+    reason, message = (
+        _pod_obstacle(world, seats)
+        or (("UnequalWorkers", differ) if differ is not None else None)
+        or (("PodRefused", world.refused) if world.refused is not None else None)
+        or ("WaitingForWorkers", f"{connected} of {len(seats)} workers are connected")
     )
     return with_condition(world, status, Type.WORKERS_READY, False, reason, message, now)
 
 
-def _obstacle(world: World) -> tuple[str, str] | None:
-    for pod in sorted(world.pods, key=lambda p: p.index):
+def _shrunk(world: World, status: Status, now: datetime) -> str:
+    """Why the group is small, as far as it is known."""
+    why = standby.trouble(status, now) or _pod_obstacle(world, _free(world))
+    goes_on = f"the group goes on with {len(group.seats(world.job))} of {world.job.spec.workers} workers"
+    return f"{goes_on} until more are ready (spec.elastic){f'; {why[1]}' if why is not None else ''}"
+
+
+def _free(world: World) -> frozenset[int]:
+    return frozenset(group.wanted(world.job)) - frozenset(group.seats(world.job))
+
+
+def _standby_ready(world: World, status: Status, now: datetime) -> Status:
+    """Nothing depends on it but how long the next recovery takes."""
+    asked, ready = world.job.spec.standby, status.workers.standby
+    if ready is None:
+        return replace(status, conditions=drop(status.conditions, Type.STANDBY_READY))
+    if ready >= asked:
+        message = f"{ready} of {asked} standbys are connected"
+        return with_condition(world, status, Type.STANDBY_READY, True, "StandbyReady", message, now)
+    reason, message = (
+        standby.trouble(status, now)
+        or _pod_obstacle(world, _free(world))
+        or ("WaitingForStandby", f"{ready} of {asked} standbys are connected")
+    )
+    return with_condition(world, status, Type.STANDBY_READY, False, reason, message, now)
+
+
+def _pod_obstacle(world: World, indices: frozenset[int]) -> tuple[str, str] | None:
+    """What keeps one of these pods from starting."""
+    for pod in sorted((p for p in world.pods if p.index in indices), key=lambda p: p.index):
         if pod.foreign:
             return "NameConflict", f"pod {pod.name} exists and is not this job's: rename one of them or delete it"
         if pod.waiting is not None and _UNBOUND in pod.waiting[1]:
             return "WaitingForVolume", f"pod {pod.name}: {pod.waiting[1]}"
         if pod.waiting is not None:
             return pod.waiting[0], f"pod {pod.name}: {pod.waiting[1] or pod.waiting[0]}"
-    if sentence := group.unequal(world):
-        return "UnequalWorkers", sentence
-    return ("PodRefused", world.refused) if world.refused is not None else None
+    return None
 
 
 def _running(world: World, status: Status, now: datetime) -> Status:
     """True once every member of the incarnation has started; it stays so until the incarnation is left."""
     n, members = status.incarnation, group.members(world).values()
     started = [p for p in members if group.is_active(p, n) or group.is_finished(p, n) or _failed_in(p, n)]
-    if is_true(status.conditions, Type.RUNNING) or len(started) < world.job.spec.workers:
+    if is_true(status.conditions, Type.RUNNING) or len(started) < len(group.seats(world.job)):
         if find(status.conditions, Type.RUNNING) is None:
             return with_condition(
                 world, status, Type.RUNNING, False, "NotStarted", "the first incarnation has not started", now
             )
         return status
-    message = f"incarnation {n} runs on {world.job.spec.workers} workers"
+    message = f"incarnation {n} runs on {len(started)} workers"
     status = with_condition(world, status, Type.RUNNING, True, "Running", message, now)
     if is_true(status.conditions, Type.RESTARTING):
         status = with_condition(world, status, Type.RESTARTING, False, "Recovered", message, now)
@@ -123,26 +166,23 @@ def _checkpointed(world: World, status: Status, now: datetime) -> Status:
 
 def _restore_verified(world: World, status: Status, now: datetime) -> Status:
     start = progress.restored(world)
-    if start is None or (start.source == "none" and not start.skipped):
+    said = restored.verdict(status.incarnation, start, world.job.status.checkpoint) if start is not None else None
+    return with_condition(world, status, Type.RESTORE_VERIFIED, *said, now) if said is not None else status
+
+
+def _straggler(world: World, status: Status, now: datetime) -> Status:
+    """Rank 0 names it, and has made sure of it; a condition appears only when there was one."""
+    said = progress.latest(world)
+    if said is None:
         return status
-    skipped = f"; skipped: {'; '.join(start.skipped)}" if start.skipped else ""
-    if start.source == "none":
-        return with_condition(
-            world,
-            status,
-            Type.RESTORE_VERIFIED,
-            False,
-            "NothingVerified",
-            f"no checkpoint verified, training starts at step 0{skipped}",
-            now,
-        )
-    if start.source == "survivor":
-        message = f"incarnation {status.incarnation} goes on from step {start.step}, which a living rank held"
-        return with_condition(world, status, Type.RESTORE_VERIFIED, True, "FromSurvivor", message, now)
-    message = f"incarnation {status.incarnation} goes on from step {start.step}, digest {start.digest[:19]}… verified{skipped}"
-    return with_condition(
-        world, status, Type.RESTORE_VERIFIED, True, "SkippedCorrupt" if start.skipped else "Verified", message, now
-    )
+    if (slow := said.straggler) is not None:
+        pod = group.pod_of_rank(world, slow.rank)
+        where = f" on {pod.name} (node {pod.node or '?'})" if pod is not None else ""
+        message = f"rank {slow.rank}{where} takes {slow.factor:g} times as long as the median rank for its own part of a step: all wait for it"
+        return with_condition(world, status, Type.STRAGGLER, True, "SlowRank", message, now)
+    if find(status.conditions, Type.STRAGGLER) is None:
+        return status
+    return with_condition(world, status, Type.STRAGGLER, False, "NoStraggler", "all ranks are about equally fast", now)
 
 
 def state(status: Status) -> str:
@@ -160,6 +200,9 @@ def state(status: Status) -> str:
         return admitted.reason
     if Type.RUNNING in held:
         return "Running"
+    running = find(status.conditions, Type.RUNNING)
+    if running is not None and running.reason == "Resized":
+        return "Resizing"
     ready = find(status.conditions, Type.WORKERS_READY)
     if ready is not None and ready.status == "False" and ready.reason not in QUIET:
         return ready.reason
@@ -184,6 +227,6 @@ def _is_news(old: Condition | None, new: Condition) -> bool:
 
 def _event(condition: Condition) -> Event:
     warning = (condition.type, condition.status) in WARNINGS or (
-        condition.type is Type.WORKERS_READY and condition.status == "False"
+        condition.type in (Type.WORKERS_READY, Type.STANDBY_READY) and condition.status == "False"
     )
     return Event(condition.reason, condition.message, warning)

@@ -13,6 +13,7 @@ from disttrain_contract.failures import FailureClass
 from disttrain_operator.core import (
     admission,
     conditions,
+    elastic,
     failure,
     finish,
     goodput,
@@ -20,6 +21,7 @@ from disttrain_operator.core import (
     narrate,
     progress,
     restart,
+    standby,
     timing,
 )
 from disttrain_operator.core.actions import Action, CreateClaim, CreateService, Plan
@@ -33,7 +35,8 @@ def plan(world: World, now: datetime) -> Plan:
     decided = _decide(world, now)
     status = replace(decided.status, state=narrate.state(decided.status))
     if decided.status is not world.job.status:  # a job that is not ours is not clocked either
-        status = replace(status, goodput=goodput.turn(status.goodput, goodput.bucket_of(status), now))
+        ledger = goodput.stalled(status.goodput, world.job.status.checkpoint, status.checkpoint, now)
+        status = replace(status, goodput=goodput.turn(ledger, goodput.bucket_of(status), now))
     said = narrate.events(world.job.status, status)
     return replace(decided, status=status, events=decided.events + said)
 
@@ -55,6 +58,8 @@ def _decide(world: World, now: datetime) -> Plan:
         return finish.fail(world, progress.fold(world, now), now, "DeadlineExceeded", message)
     if found := failure.failures(world):
         return _failed(world, found, now)
+    if (stuck := failure.deadlock(world)) is not None:
+        return restart.restart(world, stuck, (), now)
     return _go_on(world, now)
 
 
@@ -69,7 +74,9 @@ def _admit(world: World, now: datetime) -> Plan:
     message = f"{job.spec.workers} workers"
     status = narrate.with_condition(world, status, Type.ADMITTED, True, "Accepted", f"accepted: {message}", now)
     return Plan(
-        status=replace(status, incarnation=1, start_time=now), wake_at=now, reason=f"start incarnation 1 with {message}"
+        status=replace(status, incarnation=1, start_time=now, seats=group.in_order(job)),
+        wake_at=now,
+        reason=f"start incarnation 1 with {message}",
     )
 
 
@@ -77,7 +84,7 @@ def _failed(world: World, found: tuple[Found, ...], now: datetime) -> Plan:
     """Somebody failed: while only victims have spoken, wait for the culprit's word; then charge and restart."""
     cause = failure.root_cause(found)
     if cause.is_victim and (silent := failure.suspects(world)):
-        gone = [p for p in silent if p.agent is not None and p.agent.silent_seconds >= failure.LOST_SECONDS]
+        gone = [p for p in silent if failure.is_silent(p)]
         if not gone:
             return _wait_for(world, silent, cause, now)
         cause = failure.lost(gone[0])
@@ -99,9 +106,9 @@ def _wait_for(world: World, pods: tuple[Pod, ...], cause: Found, now: datetime) 
 
 
 def _doomed(world: World, found: tuple[Found, ...]) -> tuple[str, ...]:
-    """Pods that cannot be used again: dead, lost, or on their way out. A pod whose ranks failed but whose agent lives stays."""
-    missing = {f.pod_uid for f in found if f.failure_class in (FailureClass.NODE, FailureClass.POD)}
-    return tuple(p.uid for p in world.pods if not p.foreign and (p.dead or p.deleting or p.uid in missing))
+    """Members that cannot be used again: ended, lost, or on their way out. A pod whose ranks failed but whose agent lives stays."""
+    gone = {f.pod_uid for f in found if f.failure_class in (FailureClass.NODE, FailureClass.POD)}
+    return tuple(p.uid for p in group.seated(world) if p.exit or p.lost or p.deleting or p.uid in gone)
 
 
 def _go_on(world: World, now: datetime, *, acting: bool = True) -> Plan:
@@ -109,20 +116,29 @@ def _go_on(world: World, now: datetime, *, acting: bool = True) -> Plan:
     job, status = world.job, progress.fold(world, now)
     present = {p.uid for p in world.pods}
     status = replace(status, replacing=tuple(u for u in status.replacing if u in present))
+    status = standby.replaced(world, status, now)
     status = narrate.observed(world, status, now)
-    if all(
-        i in (found := group.members(world)) and group.is_finished(found[i], status.incarnation)
-        for i in range(job.spec.workers)
-    ):
+    finished = [p for p in group.members(world).values() if group.is_finished(p, status.incarnation)]
+    if len(finished) == len(group.seats(job)):
         return finish.succeed(world, status, now)
     if (deadline := _startup(world)) is not None and deadline <= now:
         return finish.fail(world, status, now, "StartupDeadlineExceeded", _not_started(world, status))
-    held = status.restart_after is not None and now < status.restart_after
+    change = elastic.resize(world, status, now) if acting else None
+    if change is not None and change.at <= now:
+        return elastic.resized(world, status, change.seats, now)
+    held = timing.is_held(status, now)
     together = None if held or group.unequal(world) else group.membership(world)
     actions: tuple[Action, ...] = (
-        (*_children(world), *group.replacements(world), *group.assignments(world, together)) if acting else ()
+        (*_children(world), *group.replacements(world, now), *group.assignments(world, together)) if acting else ()
     )
-    wake = timing.earliest(status.restart_after if held else None, timing.active_deadline(job), deadline)
+    wake = timing.earliest(
+        status.restart_after if held else None,
+        timing.active_deadline(job),
+        deadline,
+        standby.wake_at(world, status, now),
+        failure.silence_ends(world, now),
+        change.at if change is not None else None,
+    )
     return Plan(status=status, actions=actions, wake_at=wake, reason=_sentence(status, held))
 
 

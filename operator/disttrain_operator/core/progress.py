@@ -27,7 +27,7 @@ def fold(world: World, now: datetime) -> Status:
 
 
 def counts(world: World) -> WorkerCounts:
-    """How many workers are how."""
+    """How many workers are how. Standbys are counted apart."""
     job, pods = world.job, group.members(world).values()
     n = job.status.incarnation
     return WorkerCounts(
@@ -36,6 +36,7 @@ def counts(world: World) -> WorkerCounts:
         active=sum(group.is_active(p, n) for p in pods),
         succeeded=sum(group.is_finished(p, n) for p in pods),
         failed=sum(p.dead for p in pods),
+        standby=max(0, len(group.standbys(world)) - group.absent(job)) if job.spec.standby else None,
     )
 
 
@@ -44,14 +45,16 @@ def restored(world: World) -> Restore | None:
     return next((r.restore for r in _reports(world) if r.restore is not None), None)
 
 
+def latest(world: World) -> Progress | None:
+    """What the present incarnation said last about its training, as it was said."""
+    return next((r.progress for r in _reports(world) if r.progress is not None), None)
+
+
 def _reports(world: World) -> Iterator[Report]:
-    """Of the present incarnation, worker 0 first."""
-    for pod in sorted(world.pods, key=lambda p: p.index):
-        if (
-            not pod.foreign
-            and (report := pod.report) is not None
-            and report.incarnation == world.job.status.incarnation
-        ):
+    """Of the group of the present incarnation, rank 0's pod first."""
+    place = {index: at for at, index in enumerate(group.seats(world.job))}
+    for pod in sorted(group.seated(world), key=lambda p: place[p.index]):
+        if (report := pod.report) is not None and report.incarnation == world.job.status.incarnation:
             yield report
 
 

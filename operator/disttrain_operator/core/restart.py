@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from disttrain_operator.core import budget, failure, finish, goodput, narrate, progress, timing
+from disttrain_operator.core import budget, failure, finish, goodput, narrate, progress, seating, timing
 from disttrain_operator.core.actions import Plan
 from disttrain_operator.core.conditions import Type
 from disttrain_operator.core.failure import Found
@@ -44,11 +44,13 @@ def restart(world: World, cause: Found, doomed: tuple[str, ...], now: datetime) 
 
 def _recorded(status: Status, cause: Found, now: datetime) -> Recovery:
     seen = status.progress.step if status.progress is not None else None
+    ago = min(timedelta(seconds=max(cause.seconds_ago, 0.0)), MAX_AGO)
     return Recovery(
         incarnation=status.incarnation,
         cause=cause.message[:MAX_CAUSE],
         failure_class=cause.failure_class,
-        failed_at=now - min(timedelta(seconds=max(cause.seconds_ago, 0.0)), MAX_AGO),
+        failed_at=now - ago,
+        detect_seconds=round(ago.total_seconds(), 3),
         rank=cause.rank,
         pod=cause.pod,
         node=cause.node,
@@ -63,14 +65,16 @@ def _next_incarnation(
 ) -> Plan:
     n, kind = status.incarnation + 1, status.last_recovery.failure_class if status.last_recovery else "Unknown"
     after = f" in {int(delay.total_seconds())} s" if delay else ""
-    message = f"{what}; incarnation {n} starts{after}"
+    seats = seating.after_loss(world, doomed)
+    message = f"{what}{seating.moves(world, seats)}; incarnation {n} starts{after}"
     status = narrate.with_condition(world, status, Type.RUNNING, False, "Restarting", message, now)
     status = narrate.with_condition(world, status, Type.RESTARTING, True, kind, message, now)
     status = replace(
         status,
         incarnation=n,
+        seats=seats,
         recoveries=status.recoveries + 1,
-        replacing=doomed,
+        replacing=seating.replacing(world, seats, doomed),
         restart_after=now + delay if delay else None,
     )
     return Plan(status=status, wake_at=now, reason=message)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from disttrain_operator.core.model import Job
+from disttrain_operator.core.model import Job, Status
 
 MAX_BACKOFF = timedelta(seconds=60)
 IDLE_RETRY = timedelta(seconds=5)
 """Wait before the next try of a restart that is not charged and has brought no new step: bounds an endless loop's cost."""
 CLAIM_RETRY = timedelta(seconds=10)
 """How often a missing claim is looked for."""
+STANDBY_BACKOFF, MAX_STANDBY_BACKOFF = timedelta(seconds=10), timedelta(minutes=5)
+STANDBY_QUIET = 2 * MAX_STANDBY_BACKOFF
+"""A standby that keeps dying is made again as the kubelet would restart a container: at once, after 10, 20, 40 … 300 s, and
+after ten minutes without trouble it starts from the beginning."""
 
 
 def restart_delay(attempts: int, *, charged: bool, progressed: bool) -> timedelta:
@@ -20,6 +24,25 @@ def restart_delay(attempts: int, *, charged: bool, progressed: bool) -> timedelt
     if not charged:
         return IDLE_RETRY
     return min(MAX_BACKOFF, timedelta(seconds=2 ** min(attempts - 2, 10)))
+
+
+def standby_retry(status: Status) -> datetime | None:
+    """When a lost standby may be made again."""
+    trouble = status.standby_trouble
+    if trouble is None or trouble.failures <= 1:
+        return None
+    return trouble.failed_at + min(MAX_STANDBY_BACKOFF, STANDBY_BACKOFF * (1 << min(trouble.failures - 2, 10)))
+
+
+def standby_is_held(status: Status, now: datetime) -> bool:
+    """Whether that is later than now."""
+    retry = standby_retry(status)
+    return retry is not None and now < retry
+
+
+def is_held(status: Status, now: datetime) -> bool:
+    """The next incarnation waits for its back-off."""
+    return status.restart_after is not None and now < status.restart_after
 
 
 def active_deadline(job: Job) -> datetime | None:

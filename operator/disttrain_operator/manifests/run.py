@@ -49,6 +49,7 @@ def run_config(job: Job) -> RunConfig:
         synchronization=raw.text(synchronization, "method") or "allReduce",
         checkpoint=_checkpoint(raw.obj(spec, "checkpoint")),
         evaluation=EvaluationConfig(every_steps=raw.integer(raw.obj(spec, "evaluation"), "everySteps")),
+        hang_timeout_seconds=raw.number(raw.obj(spec, "recovery"), "hangTimeoutSeconds"),
         grace_seconds=float(grace_seconds(job)),
     )
 

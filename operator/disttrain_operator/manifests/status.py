@@ -11,7 +11,7 @@ from disttrain_contract.failures import FailureClass
 from disttrain_contract.messages import MAX_METRICS, Checkpoint, Progress
 from disttrain_operator.core.conditions import Condition, Type
 from disttrain_operator.core.goodput import Bucket, Ledger
-from disttrain_operator.core.model import Recovery, Status, WorkerCounts
+from disttrain_operator.core.model import Recovery, StandbyTrouble, Status, WorkerCounts
 from disttrain_operator.manifests import raw
 from disttrain_operator.manifests.meta import parse_time, rfc3339
 
@@ -39,6 +39,8 @@ def to_wire(status: Status, *, eta_seconds: int | None = None) -> Wire:
         completionTime=rfc3339(status.completion_time, fraction=True) if status.completion_time else None,
         restartAfter=rfc3339(status.restart_after, fraction=True) if status.restart_after else None,
         replacing=list(status.replacing) or None,
+        seats=list(status.seats) or None,
+        standby=_standby(status.standby_trouble),
         workers=_workers(status.workers),
         progress=_progress(status.progress, eta_seconds) if status.progress else None,
         checkpoint={"lastCommitted": _checkpoint(status.checkpoint)} if status.checkpoint else None,
@@ -71,6 +73,8 @@ def from_wire(wire: object) -> Status:
         completion_time=parse_time(found.get("completionTime")),
         restart_after=parse_time(found.get("restartAfter")),
         replacing=tuple(u for u in raw.items(found, "replacing") if isinstance(u, str)),
+        seats=_read_seats(raw.items(found, "seats")),
+        standby_trouble=_read_standby(raw.obj(found, "standby")),
         workers=_read_workers(raw.obj(found, "workers")),
         progress=_read_progress(raw.obj(found, "progress")),
         checkpoint=_read_checkpoint(raw.obj(raw.obj(found, "checkpoint"), "lastCommitted")),
@@ -124,20 +128,41 @@ def _conditions(wire: Mapping[str, Any]) -> Iterator[Condition]:
             )
 
 
+def _read_seats(wire: list[Any]) -> tuple[int, ...]:
+    """All or nothing: with one place misread every rank would be another's."""
+    seats = tuple(i for i in wire if isinstance(i, int) and not isinstance(i, bool) and i >= 0)
+    return seats if len(seats) == len(wire) == len(set(seats)) else ()
+
+
+def _standby(trouble: StandbyTrouble | None) -> Wire | None:
+    if trouble is None:
+        return None
+    lost_at = rfc3339(trouble.failed_at, fraction=True)
+    return {"failures": trouble.failures, "failedAt": lost_at, "cause": trouble.cause[:MAX_TEXT]}
+
+
+def _read_standby(wire: Mapping[str, Any]) -> StandbyTrouble | None:
+    failures, failed_at = raw.integer(wire, "failures"), parse_time(wire.get("failedAt"))
+    if failures is None or failed_at is None:
+        return None
+    return StandbyTrouble(failures=failures, failed_at=failed_at, cause=raw.text(wire, "cause") or "")
+
+
 def _workers(counts: WorkerCounts) -> Wire:
-    return {
-        "desired": counts.desired,
-        "ready": counts.ready,
-        "active": counts.active,
-        "succeeded": counts.succeeded,
-        "failed": counts.failed,
-        "summary": f"{counts.ready + counts.succeeded}/{counts.desired}",
-    }
+    return _present(
+        desired=counts.desired,
+        ready=counts.ready,
+        active=counts.active,
+        succeeded=counts.succeeded,
+        failed=counts.failed,
+        standby=counts.standby,
+        summary=f"{counts.ready + counts.succeeded}/{counts.desired}",
+    )
 
 
 def _read_workers(wire: Mapping[str, Any]) -> WorkerCounts:
     names = ("desired", "ready", "active", "succeeded", "failed")
-    return WorkerCounts(**{n: raw.integer(wire, n) or 0 for n in names})
+    return WorkerCounts(**{n: raw.integer(wire, n) or 0 for n in names}, standby=raw.integer(wire, "standby"))
 
 
 def _progress(progress: Progress, eta_seconds: int | None) -> Wire:
@@ -177,6 +202,7 @@ def _checkpoint(checkpoint: Checkpoint) -> Wire:
         incarnation=_whole(checkpoint.incarnation) or 0,
         bytes=_whole(checkpoint.bytes) or 0,
         seconds=measured(checkpoint.seconds) or 0.0,
+        stalledSeconds=measured(checkpoint.stalled_seconds) or 0.0,
     )
 
 
@@ -192,6 +218,7 @@ def _read_checkpoint(wire: Mapping[str, Any]) -> Checkpoint | None:
         time=raw.text(wire, "time") or "",
         bytes=raw.integer(wire, "bytes") or 0,
         seconds=raw.number(wire, "seconds") or 0.0,
+        stalled_seconds=raw.number(wire, "stalledSeconds") or 0.0,
     )
 
 
@@ -228,6 +255,7 @@ def _recovery(recovery: Recovery | None) -> Wire | None:
         step=_whole(recovery.step),
         restoredStep=_whole(recovery.restored_step),
         source=recovery.source,
+        detectSeconds=measured(recovery.detect_seconds),
         recoverSeconds=measured(recovery.recover_seconds),
         lostSteps=_whole(recovery.lost_steps),
     )
@@ -252,6 +280,7 @@ def _read_recovery(wire: Mapping[str, Any]) -> Recovery | None:
         step=raw.integer(wire, "step"),
         restored_step=raw.integer(wire, "restoredStep"),
         source=raw.text(wire, "source"),
+        detect_seconds=raw.number(wire, "detectSeconds"),
         recover_seconds=raw.number(wire, "recoverSeconds"),
         lost_steps=raw.integer(wire, "lostSteps"),
     )

@@ -82,6 +82,8 @@ def _spec(spec: Raw, name: str) -> Spec:
     policy = spec.get("cleanPodPolicy")
     return Spec(
         workers=max(1, raw.integer(spec, "workers") or 1),
+        min_workers=raw.integer(raw.obj(spec, "elastic"), "minWorkers"),
+        standby=max(0, raw.integer(spec, "standby") or 0),
         processes=raw.integer(spec, "processesPerWorker"),
         suspend=spec.get("suspend") is True,
         active_deadline=_seconds(spec, "activeDeadlineSeconds"),

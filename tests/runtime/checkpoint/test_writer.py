@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from disttrain_contract.paths import MANIFEST
+from disttrain_runtime.checkpoint.block import Block
 from disttrain_runtime.checkpoint.fence import Fence, Holder
 from disttrain_runtime.checkpoint.manifest import Fingerprint, ParameterShape, RejectedError, Sampling, decode
-from disttrain_runtime.checkpoint.snapshot import Snapshot
+from disttrain_runtime.checkpoint.snapshot import File, Snapshot
 from disttrain_runtime.checkpoint.volume import Folder, Volume
 from disttrain_runtime.checkpoint.writer import Facts, explain, reason, retire, write
 from disttrain_runtime.errors import FencedError
@@ -34,7 +35,9 @@ def facts(step: int) -> Facts:
 
 
 def snapshot(step: int) -> Snapshot:
-    return Snapshot({"structure.json": (b"{}",), "model.safetensors": (b"header", memoryview(bytes([step]) * 100))})
+    block = Block.make(100)
+    block.map[:] = bytes([step]) * 100
+    return Snapshot({"structure.json": File(b"{}"), "model.safetensors": File(b"header", block)})
 
 
 def opened(job_dir: Path, incarnation: int = 1) -> tuple[Volume, Fence]:

@@ -17,6 +17,7 @@ from disttrain_contract.messages import (
     AgentState,
     Assignment,
     Failure,
+    Holding,
     Membership,
     Order,
     RankBody,
@@ -25,6 +26,7 @@ from disttrain_contract.messages import (
 )
 from disttrain_contract.topology import master_port
 from disttrain_runtime.agent import decide as d
+from disttrain_runtime.agent import hang
 from disttrain_runtime.agent.cgroup import memory_group
 from disttrain_runtime.agent.devices import processes_per_worker, visible_gpus
 from disttrain_runtime.agent.diagnose import Death, cannot_start, diagnose
@@ -47,6 +49,7 @@ from disttrain_runtime.agent.supervisor import Supervisor
 from disttrain_runtime.agent.termination import write_last_words
 from disttrain_runtime.agent.told import Told, present
 from disttrain_runtime.agent.warm import Warm
+from disttrain_runtime.agent.watch import Alarm, Watch
 
 RESERVED_SECONDS = 3.0
 """Of the pod's grace period, for our own end: last report, last words, last log lines."""
@@ -98,12 +101,13 @@ class App:
         self._warm = self._make_warm()
         listener = Listener(self._heard_lines, self._heard_message)
         self._supervisor = Supervisor(listener, self._rank_exited, init=True, warm=self._warm)
+        self._watch = self._make_watch()
         self._stream = None if self._rules.alone else self._dial()
 
     @property
     def report(self) -> Report:
         """The whole present state."""
-        return present(self._agent, self._told, self._processes, self._loop.time())
+        return present(self._agent, self._told, self._processes, self._loop.time(), self._watch.stall)
 
     async def run(self, early: Sequence[int] = ()) -> int:
         """Until the pod's work is over; the exit code. `early`: signals that came before we could listen."""
@@ -120,6 +124,7 @@ class App:
         code = await self._leaving
         self._output.say(f"leaving: {self._agent.state}, {describe(code)}")
         write_last_words(self.report, self._places.termination_log)
+        self._watch.close()
         self._supervisor.dismiss()
         if self._warm is not None:
             self._warm.close()
@@ -149,6 +154,15 @@ class App:
             return None
         environment = parent_environment(self._worker, self._processes, self._environment)
         return Warm(modules, environment, self._output.say, self._memory.excuse)
+
+    def _make_watch(self) -> Watch:
+        rules = hang.Rules(timeout=self._worker.run.hang_timeout_seconds, spinning=visible_gpus(self._environment) > 0)
+        alarm = Alarm(self._output.stacks, self._hung, lambda: self._changed(urgent=True))
+        return Watch(rules, lambda: self._supervisor.ranks, alarm)
+
+    def _hung(self, rank: RankProcess, failure: Failure) -> None:
+        """It cannot say so itself."""
+        self._heard_message(rank.spec, RankEvent.FAILURE, failure)
 
     def _assign_alone(self) -> Assignment:
         """What an operator would say to the only worker of a job."""
@@ -295,15 +309,16 @@ class App:
     def _heard_message(self, spec: RankSpec, event: RankEvent, body: RankBody) -> None:
         if spec.rank == SPARE:
             return  # it has no place yet, so nothing that it says is about the job
-        if event is not RankEvent.HOLDING:
-            self._told = self._told.hear(spec.local_rank, body)
-        if event is RankEvent.HOLDING and isinstance(body, Failure):
-            self._apply(d.RankHolds(spec.local_rank, body))
+        first = self._told.progress is None  # the first step of a group is what everybody waits for
+        self._told = self._told.hear(spec.local_rank, body)
+        if isinstance(body, Holding):
+            if body.incarnation == self._agent.incarnation:
+                self._apply(d.RankHolds(spec.local_rank, body.failure))
         elif isinstance(body, Failure):
             death = Death(rank=spec.rank, local_rank=spec.local_rank, status=0, said=body, step=self._told.step)
             if (failure := diagnose(death)) is not None:
                 self._apply(d.RankFailed(spec.local_rank, failure))
-        self._changed(urgent=event is not RankEvent.PROGRESS)
+        self._changed(urgent=first or event is not RankEvent.PROGRESS)
 
     def _changed(self, urgent: bool) -> None:
         if self._stream is not None:

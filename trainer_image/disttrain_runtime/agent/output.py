@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import PurePosixPath
 
-from disttrain_contract.paths import log_file
+from disttrain_contract.paths import log_file, stacks_file
 from disttrain_runtime.agent.launch import SPARE, RankSpec
 from disttrain_runtime.agent.writer import VolumeFiles, Writer, write_stdout
 
@@ -39,6 +39,13 @@ class Output:
         if not self._volume.full:
             path = log_file(self._directory, self.incarnation, spec.rank)
             self._volume.put(str(path), b"\n".join(lines) + b"\n")
+
+    def stacks(self, text: str) -> None:
+        """Of all local ranks, when one of them hangs: here, and in a file beside their logs."""
+        for line in text.splitlines():
+            self.say(line)
+        if self._volume is not None and self._directory is not None and not self._volume.full:
+            self._volume.put(str(stacks_file(self._directory, self.incarnation)), text.encode(errors="replace"))
 
     def drain(self, timeout: float) -> None:
         """Blocks until all is written, but not for long: called once, at the end."""

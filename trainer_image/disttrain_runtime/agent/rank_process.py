@@ -8,14 +8,17 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
+from disttrain_contract import env
 from disttrain_contract.messages import Order, RankBody, RankEvent, encode_order
+from disttrain_runtime.agent.board import Board
 from disttrain_runtime.agent.execute import Ends, Launch
 from disttrain_runtime.agent.launch import RankSpec
 from disttrain_runtime.agent.lines import LineBuffer, Tail
 from disttrain_runtime.agent.pipe import RankPipe
+from disttrain_runtime.pulse import Beat
 
 _CHUNK = 64 * 1024
 _LAST_WORDS = 1024 * 1024
@@ -43,6 +46,9 @@ class RankProcess:
         self._loop = loop
         self._stderr = Tail(STDERR_TAIL)
         self._pipe = RankPipe()
+        self.board = Board()
+        """Where the rank leaves its signs of life."""
+        self._beat_at_order: Beat | None = None
         self._outputs: dict[int, LineBuffer] = {}
         self._paused = True
         self.pid = self._spawn(launch)
@@ -76,8 +82,14 @@ class RankProcess:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
+    @property
+    def ignores_order(self) -> bool:
+        """It has not moved since it was given one: its group is over, and it does not know."""
+        return self._beat_at_order is not None and self._beat_at_order == self.board.beat()
+
     def order(self, order: Order) -> None:
         """Tell it where it belongs now. A rank that does not read is found out otherwise; an order never blocks us."""
+        self._beat_at_order = self.board.beat()
         with suppress(OSError):
             self._socket.send(encode_order(order))
 
@@ -107,13 +119,16 @@ class RankProcess:
         self._outputs = {}
         self._loop.remove_reader(self._socket)
         self._socket.close()
+        self.board.close()
 
     def _spawn(self, launch: Launch) -> int:
         out, err = os.pipe(), os.pipe()
         self._socket, theirs = socket.socketpair()
         try:
-            pid = launch(self.spec, Ends(out[1], err[1], theirs.fileno()))
+            spec = replace(self.spec, environment={**self.spec.environment, env.PULSE: self.board.path})
+            pid = launch(spec, Ends(out[1], err[1], theirs.fileno()))
         except BaseException:
+            self.board.close()
             self._socket.close()
             os.close(out[0])
             os.close(err[0])

@@ -62,6 +62,11 @@ class Supervisor:
             self._spares[spare.pid] = spare
 
     @property
+    def ranks(self) -> tuple[RankProcess, ...]:
+        """Those that have a place and were not told to end."""
+        return tuple(rank for rank in self._ranks.values() if not rank.signalled)
+
+    @property
     def spares(self) -> int:
         """Ranks that wait for a place."""
         return len(self._spares)

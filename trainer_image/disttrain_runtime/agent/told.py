@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from disttrain_contract.messages import (
+    AgentState,
     Checkpoint,
     CheckpointProblem,
     Failure,
+    Holding,
     Progress,
     RankBody,
     Report,
     Restore,
 )
+from disttrain_contract.stall import Stall
 from disttrain_runtime.agent.decide import Agent
 
 
@@ -38,6 +41,8 @@ class Told:
                 return replace(self, checkpoint_problem=body)
             case Restore():
                 return replace(self, restore=body)
+            case Holding():
+                return self
             case Failure():
                 return replace(self, failures={local_rank: body, **self.failures})
 
@@ -51,7 +56,7 @@ class Told:
         return self.progress.step if self.progress else None
 
 
-def present(agent: Agent, told: Told, processes: int, now: float) -> Report:
+def present(agent: Agent, told: Told, processes: int, now: float, stall: Stall | None = None) -> Report:
     """The whole present state of the pod."""
     failure = agent.failure
     if failure is not None:
@@ -65,4 +70,5 @@ def present(agent: Agent, told: Told, processes: int, now: float) -> Report:
         checkpoint_problem=told.checkpoint_problem,
         restore=told.restore,
         failure=failure,
+        stall=stall if agent.state is AgentState.RUNNING else None,
     )

@@ -8,38 +8,67 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from disttrain_runtime.checkpoint.snapshot import STRUCTURE, SUFFIX, Parts, Snapshot
+from disttrain_runtime.checkpoint.block import Block
+from disttrain_runtime.checkpoint.snapshot import STRUCTURE, SUFFIX, File, Snapshot
 from disttrain_runtime.checkpoint.structure import take_apart
 from disttrain_runtime.checkpoint.tensor_file import Layout, lay_out
 
 
 class Buffers:
-    """One flat buffer per file, laid out like the file. Made and touched once: a page fault costs four times a copy."""
+    """One block per file, laid out like the file. Made and touched once: a page fault costs four times a copy."""
 
     def __init__(self) -> None:
-        self._flat: dict[str, Tensor] = {}
+        self._held: dict[str, _Buffer] = {}
 
     def capture(self, state: Mapping[str, Any]) -> Snapshot:
         """Copy the state. When this returns, training may change its tensors."""
         structure, groups = take_apart(state)
-        layouts = {f"{key}{SUFFIX}": (lay_out(tensors), tensors) for key, tensors in groups.items()}
-        files: dict[str, Parts] = {STRUCTURE: (structure,)}
-        for name, (layout, tensors) in layouts.items():
-            flat = self._buffer(name, layout, pinned=any(t.is_cuda for t in tensors.values()))
-            _copy(layout, tensors, flat)
-            files[name] = (layout.header, flat.numpy().data if layout.bytes else b"")
-        if any(t.is_cuda for tensors in groups.values() for t in tensors.values()):
+        on_gpu = any(t.is_cuda for tensors in groups.values() for t in tensors.values())
+        files = {STRUCTURE: File(structure)}
+        for key, tensors in groups.items():
+            name, layout = f"{key}{SUFFIX}", lay_out(tensors)
+            files[name] = File(layout.header)
+            if layout.bytes:
+                buffer = self._buffer(name, layout.bytes, pinned=on_gpu)
+                _copy(layout, tensors, buffer.flat)
+                files[name] = File(layout.header, buffer.block)
+        if on_gpu:
             torch.cuda.synchronize()
         return Snapshot(files)
 
-    def _buffer(self, name: str, layout: Layout, *, pinned: bool) -> Tensor:
-        present = self._flat.get(name)
-        if present is None or present.numel() != layout.bytes:
-            self._flat.pop(name, None)
-            # zeros + fill_: zeros alone maps the kernel's one zero page, and the faults would come with the copy.
-            present = torch.zeros(layout.bytes, dtype=torch.uint8, pin_memory=pinned).fill_(1)
-            self._flat[name] = present
+    def release(self) -> None:
+        """Give the memory back."""
+        while self._held:
+            self._held.popitem()[1].close()
+
+    def _buffer(self, name: str, size: int, *, pinned: bool) -> _Buffer:
+        present = self._held.get(name)
+        if present is None or present.flat.numel() != size:
+            if present is not None:
+                present.close()
+            present = self._held[name] = _Buffer(size, pinned=pinned)
         return present
+
+
+class _Buffer:
+    """A block as a tensor."""
+
+    def __init__(self, size: int, *, pinned: bool) -> None:
+        self.block = Block.make(size)
+        self.flat = torch.frombuffer(self.block.map, dtype=torch.uint8).zero_()  # the faults come here, not in a save
+        self._pinned = pinned
+        if pinned:  # the GPU copies by itself into memory that cannot move
+            torch.cuda.check_error(_cuda().cudaHostRegister(self.flat.data_ptr(), size, 0))
+
+    def close(self) -> None:
+        if self._pinned:
+            torch.cuda.check_error(_cuda().cudaHostUnregister(self.flat.data_ptr()))
+        del self.flat
+        self.block.close()
+
+
+def _cuda() -> Any:
+    return torch.cuda.cudart()  # type: ignore[no-untyped-call]
 
 
 def _copy(layout: Layout, tensors: Mapping[str, Tensor], flat: Tensor) -> None:

@@ -1,6 +1,9 @@
 """Who may commit. A new incarnation claims the job's directory; from then on no older one can commit there.
 
-The claim and every commit hold the same lock, so there is no moment between the check and the rename.
+The claim and every commit hold the same lock, so there is no moment between the check and the rename. The number
+decides who may claim. Who may commit is decided by a mark of the claimant, new for every process that leads: a rank
+that survives a re-forming claims the next incarnation while a save of the last one is still being written, and that
+save stays good, while nobody else can ever pass for it.
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -37,41 +41,41 @@ def may_claim(present: Holder | None, claimant: Holder) -> bool:
 class Fence:
     """The fence of one job directory, from the point of view of one holder."""
 
-    def __init__(self, job_dir: Path, holder: Holder) -> None:
+    def __init__(self, job_dir: Path, holder: Holder, claimant: str | None = None) -> None:
         self._path, self._lock, self.holder = job_dir / FENCE, job_dir / LOCK, holder
+        self.claimant = claimant or uuid.uuid4().hex
+
+    def renewed(self, holder: Holder) -> Fence:
+        """The same claimant's fence for a later incarnation."""
+        return Fence(self._path.parent, holder, self.claimant)
 
     def claim(self) -> None:
         """Become the holder. Always writes, so it also proves that the volume can be written.
 
         Raises FencedError when a newer incarnation holds it, OSError when the volume cannot be used.
         """
-        self.advance(self.holder)
-
-    def advance(self, holder: Holder) -> None:
-        """Claim for a newer incarnation of the same process, which may be inside a commit on another thread."""
         with self._locked():
-            present = self._read()
-            if not may_claim(present, holder):
+            present, _ = self._read()
+            if not may_claim(present, self.holder):
                 raise self._overtaken(present)
-            replace_file(self._path, json.dumps(asdict(holder)).encode())
-            self.holder = holder
+            replace_file(self._path, json.dumps(asdict(self.holder) | {"claimant": self.claimant}).encode())
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """While inside, nobody can claim. Raises FencedError when somebody has."""
         with self._locked():
-            present = self._read()
-            if present != self.holder:
+            present, claimant = self._read()
+            if claimant != self.claimant:
                 raise self._overtaken(present)
             yield
 
-    def _read(self) -> Holder | None:
-        """None when there is none, or none that can be read: a claim then writes it anew, a commit is refused."""
+    def _read(self) -> tuple[Holder | None, str | None]:
+        """Nobody when there is none, or none that can be read: a claim then writes it anew, a commit is refused."""
         try:
             raw = json.loads(self._path.read_bytes())
-            return Holder(str(raw["job_uid"]), int(raw["incarnation"]))
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return None
+            return Holder(str(raw["job_uid"]), int(raw["incarnation"])), raw.get("claimant")
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+            return None, None
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

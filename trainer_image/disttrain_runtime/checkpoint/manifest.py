@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -164,9 +164,26 @@ def _build(body: dict[str, Any]) -> Manifest:
         files=tuple(FileEntry(**entry) for entry in body.pop("files")),
         **body,
     )
-    numbers = (manifest.step, manifest.incarnation, manifest.world_size, manifest.epoch, manifest.position)
-    if not all(type(n) is int and n >= 0 for n in (*numbers, *(entry.bytes for entry in manifest.files))):
+    if not all(type(n) is int and n >= 0 for n in _numbers(manifest)):
         raise ValueError("a number in it is not a whole number")
+    if not all(isinstance(text, str) for text in _texts(manifest)):
+        raise ValueError("a text in it is not a text")
     if len({entry.name for entry in manifest.files}) != len(manifest.files):
         raise ValueError("a file is named twice")
     return manifest
+
+
+def _numbers(manifest: Manifest) -> Iterator[object]:
+    yield from (manifest.step, manifest.incarnation, manifest.world_size, manifest.epoch, manifest.position)
+    yield from (manifest.sampling.samples, manifest.sampling.batch_size)
+    yield from (entry.bytes for entry in manifest.files)
+    yield from (size for parameter in manifest.fingerprint.parameters for size in parameter.shape)
+
+
+def _texts(manifest: Manifest) -> Iterator[object]:
+    yield from (manifest.job, manifest.job_uid, manifest.sampling.randomness)
+    yield from (manifest.fingerprint.optimizer, manifest.fingerprint.schedule)
+    for entry in manifest.files:
+        yield from (entry.name, entry.sha256)
+    for parameter in manifest.fingerprint.parameters:
+        yield from (parameter.name, parameter.dtype)

@@ -39,7 +39,6 @@ def open_volume(job_dir: Path, holder: Holder) -> tuple[Volume, Fence]:
     try:
         volume.create()
         fence.claim()
-        volume.sweep()
     except OSError as error:
         raise StorageError(f"training was not started, because {explain(error, volume)}") from error
     return volume, fence

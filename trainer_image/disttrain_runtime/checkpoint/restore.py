@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from disttrain_contract.paths import MANIFEST
 from disttrain_runtime.checkpoint.manifest import (
     MAX_BYTES,
     Expectation,
     FileEntry,
+    Fingerprint,
     ForeignError,
     Manifest,
     RejectedError,
@@ -70,7 +73,7 @@ def verify(path: Path, step: int, expected: Expectation) -> Verified:
         check(manifest, expected, step)
         files = {entry.name: _read(folder, entry) for entry in manifest.files}
     try:
-        assemble(files)
+        _require(assemble(files), manifest.fingerprint)
     except (ValueError, MemoryError) as error:
         raise RejectedError(f"its contents cannot be read: {error}") from error
     return Verified(manifest, digest, files)
@@ -82,6 +85,15 @@ def assemble(files: Mapping[str, bytes]) -> dict[str, Any]:
         raise ValueError(f"{STRUCTURE} is missing")
     tensors = {name.removesuffix(SUFFIX): parse(data) for name, data in files.items() if name.endswith(SUFFIX)}
     return put_together(files[STRUCTURE], tensors)
+
+
+def _require(state: Mapping[str, Any], fingerprint: Fingerprint) -> None:
+    """The model's tensors are those that the manifest names, so that they will load."""
+    held = state.get("model")
+    found = held.items() if isinstance(held, Mapping) else ()
+    tensors = {(n, str(t.dtype).removeprefix("torch."), tuple(t.shape)) for n, t in found if isinstance(t, Tensor)}
+    if tensors != {(p.name, p.dtype, p.shape) for p in fingerprint.parameters}:
+        raise ValueError("the model's tensors are not those that its manifest names")
 
 
 def _read(folder: Folder, entry: FileEntry) -> bytes:

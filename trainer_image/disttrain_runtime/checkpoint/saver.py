@@ -1,29 +1,32 @@
-"""Saves beside training: a memory copy now, the disk in a thread. One save at a time.
+"""Saves beside training: a memory copy now, the disk in another process. One save at a time.
 
 A save that is due while another is still being written is put off until that one has ended, so a slow disk
-stretches the distance between checkpoints and never the training step. The thread only calls `write`, which takes
-plain values: another process could do it as well.
+stretches the distance between checkpoints and never the training step.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from disttrain_contract.messages import Checkpoint, CheckpointProblem
 from disttrain_runtime.checkpoint.buffers import Buffers
 from disttrain_runtime.checkpoint.fence import Fence, Holder
-from disttrain_runtime.checkpoint.snapshot import Snapshot
+from disttrain_runtime.checkpoint.save_request import SaveRequest
 from disttrain_runtime.checkpoint.volume import Volume
-from disttrain_runtime.checkpoint.writer import Facts, explain, reason, retire, write
+from disttrain_runtime.checkpoint.writer import Facts
+from disttrain_runtime.checkpoint.writer_main import FENCED
+from disttrain_runtime.checkpoint.writer_process import WriterDiedError, WriterProcess
+from disttrain_runtime.errors import FencedError
 
 Event = Checkpoint | CheckpointProblem
 
 
 class Saver:
-    """The checkpoints of one incarnation. Lives on rank 0."""
+    """The checkpoints of the rank that leads. It lives as long as that rank leads, through all incarnations."""
 
     def __init__(
         self,
@@ -35,33 +38,64 @@ class Saver:
         committed: int | None,
         rejected: Collection[int],
     ) -> None:
-        self._volume, self._fence, self._keep, self._rejected = volume, fence, keep, rejected
+        self._volume, self._fence, self._keep, self._rejected = volume, fence, keep, tuple(rejected)
         self._asynchronous = asynchronous
-        self._buffers = Buffers()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._flight: Future[Event] | None = None
+        self._buffers, self._writer = Buffers(), WriterProcess()
+        self._flight: int | None = None
+        """The step that is being written."""
         self.committed = committed
         """The step of the newest checkpoint known to be good."""
-
-    def claim(self, holder: Holder) -> None:
-        """Go on in a newer incarnation. A save under way belongs to it: same process, same trajectory."""
-        self._fence.advance(holder)
+        self.stalled_seconds = 0.0
+        """What training has waited for checkpoints in this incarnation."""
 
     @property
     def busy(self) -> bool:
         """A save is under way."""
-        return self._flight is not None and not self._flight.done()
+        return self._flight is not None and not self._writer.answered()
+
+    @property
+    def writer_pid(self) -> int | None:
+        """The process that writes; None before it is needed."""
+        return self._writer.pid
+
+    def claim(self, holder: Holder) -> None:
+        """The group was formed anew around this rank: go on under its number. A save under way stays good, because
+        it is still this process that holds the fence.
+
+        Raises FencedError when an even newer incarnation holds it.
+        """
+        self._fence = self._fence.renewed(holder)
+        self.stalled_seconds = 0.0
+        with suppress(OSError):  # the older claim still keeps everybody else out; the next save says what is wrong
+            self._fence.claim()
 
     def prepare(self, state: Mapping[str, Any]) -> None:
-        """Make the buffers before they are needed, so that the first save stalls no longer than the others."""
-        self._buffers.capture(state)
+        """Make the buffers and the process before they are needed: the first save stalls no longer than the others."""
+        with self._stall():
+            with suppress(OSError):  # no room for a process: the first save tries again, and says so
+                self._writer.start()
+            self._buffers.capture(state)
 
     def save(self, state: Mapping[str, Any], facts: Facts) -> list[Event]:
         """Take a copy of the state and begin to write it. Gives what has ended since: see `poll`."""
         events = self.finish()
-        began = time.monotonic()
-        snapshot = self._buffers.capture(state)
-        self._flight = self._thread.submit(self._write, snapshot, facts, began)
+        with self._stall():
+            began = time.monotonic()
+            request = SaveRequest(
+                job_dir=self._volume.job_dir,
+                holder=self._fence.holder,
+                claimant=self._fence.claimant,
+                keep=self._keep,
+                rejected=self._rejected,
+                began=began,
+                facts=facts,
+                snapshot=self._buffers.capture(state),
+            )
+            try:
+                self._writer.ask(request)
+            except (WriterDiedError, OSError) as error:
+                return [*events, _lost(facts.step, error)]
+            self._flight = facts.step
         return events if self._asynchronous else events + self.finish()
 
     def poll(self) -> list[Event]:
@@ -70,26 +104,48 @@ class Saver:
 
     def finish(self) -> list[Event]:
         """Wait for the save under way, and give its outcome."""
-        flight, self._flight = self._flight, None
-        if flight is None:
+        if self._flight is None:
             return []
-        event = flight.result()
+        with self._stall():
+            event = self._outcome(self._flight)
+        self._flight = None
         if isinstance(event, Checkpoint):
             self.committed = event.step
+            return [replace(event, stalled_seconds=round(self.stalled_seconds, 3))]
+        if event.reason == FENCED:
+            raise FencedError(event.message)
         return [event]
 
-    def _write(self, snapshot: Snapshot, facts: Facts, began: float) -> Event:
+    def close(self) -> None:
+        """This rank leads no more: drop the save under way, end the process, give the memory back."""
+        self._flight = None
+        self._writer.close()
+        self._buffers.release()
+
+    def _outcome(self, step: int) -> Event:
         try:
-            committed = write(self._volume, self._fence, snapshot, facts)
-        except OSError as error:
-            return CheckpointProblem(step=facts.step, reason=reason(error), message=explain(error, self._volume))
-        retire(self._volume, committed.step, self._rejected, self._keep)
-        return Checkpoint(
-            step=committed.step,
-            digest=committed.digest,
-            path=str(committed.path),
-            incarnation=self._fence.holder.incarnation,
-            time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            bytes=committed.bytes,
-            seconds=round(time.monotonic() - began, 3),
-        )
+            answer = self._writer.answer()
+        except WriterDiedError as error:
+            with suppress(OSError):
+                self._writer.start()  # now, so that the next save need not wait for it
+            return _lost(step, error)
+        assert isinstance(answer, Checkpoint | CheckpointProblem)
+        return answer
+
+    @contextmanager
+    def _stall(self) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.stalled_seconds += time.monotonic() - began
+
+
+def _lost(step: int, error: Exception) -> CheckpointProblem:
+    if isinstance(error, WriterDiedError):
+        return CheckpointProblem(step=step, reason="WriterDied", message=f"{error}; another is started")
+    return CheckpointProblem(
+        step=step,
+        reason="WriterDied",
+        message=f"the process that writes checkpoints could not be started ({error}): the pod's limit of processes or memory is too low",
+    )

@@ -58,8 +58,8 @@ def write(volume: Volume, fence: Fence, snapshot: Snapshot, facts: Facts) -> Com
     draft = volume.draft(facts.step)
     try:
         entries = []
-        for name, parts in snapshot.files.items():
-            entries.append(FileEntry(name, *write_file(draft / name, parts)))
+        for name, file in snapshot.files.items():
+            entries.append(FileEntry(name, *write_file(draft / name, file.parts)))
         data, digest = encode(_manifest(facts, fence, entries))
         write_file(draft / MANIFEST, [data])
         sync_directory(draft)

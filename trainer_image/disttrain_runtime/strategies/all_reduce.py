@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,10 +12,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
+from disttrain_contract.stall import Phase
 from disttrain_runtime.checkpoint.manifest import Fingerprint, ParameterShape
 from disttrain_runtime.data import Batch
 from disttrain_runtime.errors import TaskError
 from disttrain_runtime.groups import Group
+from disttrain_runtime.guard import require_finite
 from disttrain_runtime.strategies.strategy import Strategy
 from disttrain_runtime.task import Task, call
 
@@ -30,6 +32,7 @@ class AllReduce(Strategy):
     def __init__(self, task: Task, device: torch.device) -> None:
         self.task, self.device = task, device
         self.model = task.model.to(device).train()
+        self.model.register_forward_pre_hook(self._forward_begins)
         self.optimizer = task.optimizer(self.model.parameters())
         self.schedule = task.schedule(self.optimizer) if task.schedule else None
         self._replica: DistributedDataParallel | None = None
@@ -71,7 +74,10 @@ class AllReduce(Strategy):
         self.optimizer.zero_grad(set_to_none=True)
         self._keep_buffers()
         loss = self._loss(batch)
+        require_finite(loss, batch.share.step, self.group.rank)
+        self.enter(Phase.BACKWARD)
         torch.autograd.backward(loss * batch.share.weight(self.group.world_size))
+        self.enter(Phase.UPDATING)
         self.optimizer.step()
         if self.schedule is not None:
             self.schedule.step()
@@ -114,6 +120,10 @@ class AllReduce(Strategy):
             self.schedule.load_state_dict(state["schedule"])
 
     @override
+    def replicated(self) -> Sequence[Tensor]:
+        return list(self.model.parameters())
+
+    @override
     def fingerprint(self) -> Fingerprint:
         tensors = {name: value for name, value in self.model.state_dict().items() if isinstance(value, Tensor)}
         return Fingerprint(
@@ -130,7 +140,13 @@ class AllReduce(Strategy):
         self.group.equalise(self.model.buffers())
         return self.model
 
+    def _forward_begins(self, *_: object) -> None:
+        """Called after DDP has fetched rank 0's buffers: what comes now waits for nobody."""
+        if self.model.training:
+            self.enter(Phase.FORWARD)
+
     def _loss(self, batch: Batch) -> Tensor:
+        self.enter(Phase.SYNCHRONISING)
         loss = self.task.loss(call(self.replica, batch.inputs), batch.targets)
         if not isinstance(loss, Tensor) or loss.dim() != 0 or not loss.requires_grad:
             raise TaskError(

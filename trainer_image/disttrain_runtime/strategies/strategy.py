@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from disttrain_contract.stall import Phase
 from disttrain_runtime.checkpoint.manifest import Fingerprint
 from disttrain_runtime.data import Batch
 from disttrain_runtime.groups import Group
@@ -18,6 +19,8 @@ class Strategy(ABC):
     """Owns the model and the optimizer of one rank, from group to group."""
 
     device: torch.device
+    enter: Callable[[Phase], None] = staticmethod(lambda phase: None)
+    """Hears in which part of a step the rank is: that tells who hangs from who waits for it. The loop sets it."""
 
     @abstractmethod
     def rehearse(self, batch: Batch) -> None:
@@ -48,6 +51,10 @@ class Strategy(ABC):
     @abstractmethod
     def load(self, state: Mapping[str, Any]) -> None:
         """Become what `state` said."""
+
+    def replicated(self) -> Sequence[Tensor]:
+        """Tensors that must have the same bits on all ranks between two steps."""
+        return ()
 
     @abstractmethod
     def fingerprint(self) -> Fingerprint:

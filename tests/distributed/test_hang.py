@@ -1,0 +1,174 @@
+"""Whole agents with real groups of three ranks: one hangs, and the right one is found, shown and ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from tests.agent.harness import AgentProcess, children, until
+from tests.channel.rig import Rig, make_certificates, pod
+
+from disttrain_contract.env import CheckpointConfig, RunConfig
+from disttrain_contract.failures import FailureClass
+from disttrain_contract.messages import AgentState, Assignment, Failure, Membership, Report
+from disttrain_contract.stall import Phase
+from support.gloo_ranks import free_port
+
+pytestmark = [pytest.mark.torch, pytest.mark.timeout(180)]
+
+Start = Callable[..., AgentProcess]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """An agent; without a URL no operator has to tell it what to do."""
+    agents: list[AgentProcess] = []
+
+    def begin(*args: str, url: str = "", ca: str = "") -> AgentProcess:
+        run = RunConfig(
+            entrypoint="support.faulty_tasks:build", args=args, processes_per_worker=3, grace_seconds=6.0,
+            checkpoint=CheckpointConfig(every_steps=10_000),
+        )  # fmt: skip
+        agents.append(AgentProcess(tmp_path, run, url, ca, volume=tmp_path / "volume").start())
+        return agents[-1]
+
+    yield begin
+    for agent in agents:
+        agent.cleanup()
+
+
+async def failure_of(agent: AgentProcess) -> Failure:
+    """How it ended."""
+    await until(lambda: "failed: " in agent.output, "a failure", seconds=90)
+    assert await agent.ended() == 137, agent.output
+    words = agent.last_words
+    assert words.state is AgentState.FAILED and words.failure is not None, agent.output
+    assert words.failure.failure_class is FailureClass.HANG, agent.output
+    return words.failure
+
+
+def rank_processes(agent: AgentProcess) -> list[int]:
+    """Their process numbers, in the order of their ranks: they were forked one after the other."""
+    return sorted(p for p in children(agent.pid) if b"warm_parent" not in Path(f"/proc/{p}/cmdline").read_bytes())
+
+
+def stacks(tmp_path: Path) -> str:
+    return (tmp_path / "volume" / "mnist" / "logs" / "incarnation-0001" / "stacks.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("fault", "function"),
+    [("holds", "hold_the_interpreter"), ("loops", "loop_for_ever"), ("sleeps", "sleep_for_ever")],
+)
+async def test_the_rank_that_hangs_is_named_with_the_line_it_hangs_in(
+    start: Start, tmp_path: Path, fault: str, function: str
+) -> None:
+    failure = await failure_of(start(f"--fault={fault}"))
+    assert (failure.rank, failure.step) == (1, 30)
+    assert failure.stall is not None and failure.stall.phase is Phase.FORWARD
+    assert f"in {function} (faulty_tasks.py:" in failure.message
+    assert failure.traceback.splitlines()[-1].endswith(f"in {function}")
+    text = stacks(tmp_path)
+    assert text.startswith("rank 1: hung after step 30") and "---- rank 0\n" in text and "---- rank 2\n" in text
+    assert text.count("_engine_run_backward") == 2, "where the other two wait for it"
+
+
+async def test_a_stopped_rank_is_named_and_the_ranks_that_wait_for_it_are_not(start: Start, tmp_path: Path) -> None:
+    agent = start("--pause=0.01")
+    await until(lambda: "] step 1/" in agent.output, "the first step", seconds=90)
+    time.sleep(1.0)  # some steps: the first few are given more time
+    os.kill(rank_processes(agent)[2], signal.SIGSTOP)
+    failure = await failure_of(agent)
+    assert failure.rank == 2 and failure.stall is not None and failure.stall.stopped
+    assert "stopped (state T)" in failure.message
+    assert "---- rank 2\n" in stacks(tmp_path), "py-spy's, or why there is none"
+
+
+async def test_a_rank_that_computes_where_others_wait_for_it_is_named(start: Start) -> None:
+    """All three are in their backward pass; one of them is busy."""
+    failure = await failure_of(start("--fault=backward", "--rank=2"))
+    assert failure.rank == 2 and failure.stall is not None and failure.stall.busy
+    assert failure.stall.phase is Phase.BACKWARD and "in loop_for_ever" in failure.message
+
+
+async def test_a_rank_that_is_stopped_for_a_second_goes_on(start: Start) -> None:
+    agent = start("--steps=400", "--pause=0.01")
+    await until(lambda: "] step 1/" in agent.output, "the first step", seconds=90)
+    rank = rank_processes(agent)[1]
+    os.kill(rank, signal.SIGSTOP)
+    time.sleep(1.0)
+    os.kill(rank, signal.SIGCONT)
+    await until(lambda: "leaving: " in agent.output, "the end", seconds=90)
+    assert await agent.ended() == 0, agent.output
+
+
+UID = pod("a").uid
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    """Stands for the operator."""
+    rig = Rig(make_certificates(tmp_path))
+    await rig.start()
+    yield rig
+    await rig.stop()
+
+
+def dial(start: Start, rig: Rig, *args: str) -> AgentProcess:
+    return start("--steps=60", "--pause=0.01", *args, url=f"wss://localhost:{rig.port}", ca=rig.certificates.ca)
+
+
+def assignment(incarnation: int) -> Assignment:
+    """Every group meets at a port of its own."""
+    members = Membership(
+        incarnation=incarnation, workers=1, processes_per_worker=3, master_addr="127.0.0.1", master_port=free_port()
+    )
+    return Assignment(job_uid="job-uid", incarnation=incarnation, membership=members)
+
+
+def said(rig: Rig, incarnation: int) -> Report | None:
+    report = rig.view("a").report
+    return report if report is not None and report.incarnation == incarnation else None
+
+
+async def test_after_a_hang_the_group_goes_on_from_the_memory_of_those_who_waited(start: Start, rig: Rig) -> None:
+    agent = dial(start, rig, "--fault=loops")
+    await until(lambda: rig.hub.assign(UID, assignment(1)), "the agent")
+    await until(lambda: (r := said(rig, 1)) and r.failure, "the failure", seconds=90)
+    report = said(rig, 1)
+    assert report is not None and report.failure is not None
+    assert report.failure.failure_class is FailureClass.HANG and report.failure.rank == 1
+    rig.hub.assign(UID, assignment(2))
+    await until(lambda: (r := said(rig, 2)) and r.restore, "the next group", seconds=60)
+    report = said(rig, 2)
+    assert report is not None and report.restore is not None
+    assert (report.restore.source, report.restore.step) == ("survivor", 30)
+    await until(lambda: "leaving: " in agent.output, "the end", seconds=60)
+    assert await agent.ended() == 0, agent.output
+
+
+async def test_a_group_whose_culprit_cannot_be_told_is_ended_by_the_operator_and_then_it_can(
+    start: Start, rig: Rig
+) -> None:
+    """All three are in their backward pass and seem to wait; one of them will not even hear that its group is over."""
+    agent = dial(start, rig, "--fault=deaf")
+    await until(lambda: rig.hub.assign(UID, assignment(1)), "the agent")
+    await until(lambda: (r := said(rig, 1)) and r.stall, "the stall", seconds=90)
+    report = said(rig, 1)
+    assert report is not None and report.failure is None
+    assert report.stall is not None and report.stall.waits and report.stall.step == 30
+    rig.hub.assign(UID, assignment(2))
+    await until(lambda: (r := said(rig, 2)) and r.failure, "the failure", seconds=60)
+    report = said(rig, 2)
+    assert report is not None and report.failure is not None
+    assert report.failure.failure_class is FailureClass.HANG and report.failure.rank == 1
+    rig.hub.assign(UID, assignment(3))
+    await until(lambda: "leaving: " in agent.output, "the end", seconds=60)
+    assert await agent.ended() == 0, agent.output
