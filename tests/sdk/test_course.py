@@ -150,3 +150,12 @@ def test_the_likeliest_pod_is_looked_in_first_and_pods_that_do_not_run_never() -
     assert order_of() == [1, 0, 3], "3 is a standby: spec.workers is 3"
     assert order_of(rank=0) == [0, 1, 3] and order_of(rank=3, processes=2) == [1, 0, 3]
     assert order_of(worker=3) == [3] and order_of(worker=2) == []
+
+
+def test_a_standby_that_took_a_place_is_looked_in_before_the_pod_that_lost_it() -> None:
+    raw = job().raw
+    seated = Job({**raw, "status": {**raw["status"], "seats": [0, 3, 2]}})
+    workers = [Worker(pod("mnist", n)) for n in range(4)]
+    looked = [w.index for w in candidates(Order(fault=Fault.KILL_RANK, rank=1), seated, workers)]
+    assert looked == [3, 2, 0, 1]
+    assert candidates(Order(fault=Fault.KILL_POD), seated, workers)[0].index == 2

@@ -130,8 +130,9 @@ def candidates(order: Order, job: Job, workers: Sequence[Worker]) -> list[Worker
     if order.worker is not None:
         return [w for w in live if w.index == order.worker]
     seats = job.seats
-    place = order.rank // job.processes if order.rank is not None else len(seats) - 1
+    place = order.rank // job.processes if order.rank is not None else -1
     likely = seats[place] if place < len(seats) else -1
+    # Who has no seat in the group is a standby: looked at last.
     return sorted(live, key=lambda w: (w.index != likely, w.index not in seats, -w.index))
 
 
