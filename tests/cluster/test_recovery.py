@@ -31,7 +31,8 @@ def test_a_pod_is_killed_in_the_middle(cluster: Cluster) -> None:
     last = status["recovery"]["last"]
     assert status["recovery"]["count"] == 1 and status.get("attempts", 0) == 0, "a deleted pod is not the job's fault"
     assert last["class"] == "PodLost" and last["pod"] == "podkill-1"
-    assert last["source"] == "volume" and last["restoredStep"] >= 10 and last["recoverSeconds"] > 0
+    assert last["source"] == "survivor" and last["restoredStep"] >= 10 and last["recoverSeconds"] > 0
+    assert last["lostSteps"] == 0, "podkill-0 held the state"
     assert train.condition("RestoreVerified")["status"] == "True"
     assert status["progress"]["step"] == STEPS
     after = train.uids()

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import queue
+import random
 import signal
 import socket
 import sys
@@ -226,9 +227,11 @@ def writer_of(pid: int) -> int:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    """A port that nobody listens on now, and that the kernel gives to no outgoing connection meanwhile."""
+    while True:
+        port = random.randrange(20000, 29000)  # below the ephemeral range
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 class Door:

@@ -1,18 +1,22 @@
 """What the agent tells its rank while that is training: to which incarnation it belongs now, and its place in it.
 
 A thread listens, because the rank's own thread may be waiting inside a collective for a peer that will never answer.
-It does one thing: it notes the newest order and cuts the connections of the group that is over, so that the wait ends.
+It does one thing: it notes the newest order and cuts the connections of the group that is over, so that the wait ends;
+again and again, for a connection may just be in the making when it is cut for the first time.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import stat
 import threading
 from collections.abc import Callable
 
 from disttrain_contract.messages import Order, decode_order
 
+_AGAIN_SECONDS = 0.25
+"""Between two calls of `on_newer` while nothing new is said."""
 _LOOK_SECONDS = 0.05
 """How often a waiting rank looks whether it was told to stop: the signal's handler only sets a flag."""
 
@@ -21,7 +25,7 @@ class Orders:
     """The rank's end. Orders are levels: only the newest counts."""
 
     def __init__(self, fd: int, on_newer: Callable[[], None]) -> None:
-        """`on_newer` is called on the listening thread."""
+        """`on_newer` is called on the listening thread: at a newer order, and from time to time after it."""
         self._on_newer = on_newer
         self._changed = threading.Condition()
         self._newest: Order | None = None
@@ -46,13 +50,19 @@ class Orders:
 
     def _listen(self, fd: int) -> None:
         rest = b""
-        while data := _read(fd):
+        while data := self._next(fd):
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 self._hear(line)
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def _next(self, fd: int) -> bytes:
+        """What is said next; empty at the end. Until the first order there is nothing to repeat."""
+        while self._newest is not None and not select.select([fd], [], [], _AGAIN_SECONDS)[0]:
+            self._on_newer()
+        return _read(fd)
 
     def _hear(self, line: bytes) -> None:
         try:

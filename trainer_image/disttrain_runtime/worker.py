@@ -24,7 +24,7 @@ from disttrain_runtime.agent.kernel import name_self
 from disttrain_runtime.config import WorkerConfig, from_command_line, from_env
 from disttrain_runtime.connections import Connections
 from disttrain_runtime.entrypoint import build_task
-from disttrain_runtime.errors import Verdict, WorkerError, is_victim, judge
+from disttrain_runtime.errors import PeerGoneError, Verdict, WorkerError, is_victim, judge
 from disttrain_runtime.generators import reseed
 from disttrain_runtime.groups import break_group, leave_group
 from disttrain_runtime.orders import Orders, can_hear
@@ -84,6 +84,8 @@ class Worker:
         self.pulse.begin()
         self._connections = Connections()
         group = form_group(self.config.place, self._is_over)
+        if self._is_over():  # said before there were connections to cut
+            raise PeerGoneError("the group was over before it began")
         return training.run(group, self.config.identity)
 
     def _hold(self, error: Exception) -> bool:
@@ -95,9 +97,9 @@ class Worker:
         if self.orders is None or training is None or training.stop.asked or not is_victim(error):
             return False
         self._break()
+        leave_group()
         with self._guard:
             self._connections = None
-        leave_group()
         self.reporter.holding(self.config.identity.incarnation, self._failure(judge(error)))
         if self._take_place(self.config.identity.incarnation):
             return True

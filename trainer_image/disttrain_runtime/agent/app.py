@@ -20,6 +20,7 @@ from disttrain_contract.messages import (
     Holding,
     Membership,
     Order,
+    Progress,
     RankBody,
     RankEvent,
     Report,
@@ -309,6 +310,8 @@ class App:
     def _heard_message(self, spec: RankSpec, event: RankEvent, body: RankBody) -> None:
         if spec.rank == SPARE:
             return  # it has no place yet, so nothing that it says is about the job
+        if isinstance(body, Progress) and self._rules.regroups and self._told.restore is None and spec.rank == 0:
+            return  # of the group before: a group's first word is what it starts from
         first = self._told.progress is None  # the first step of a group is what everybody waits for
         self._told = self._told.hear(spec.local_rank, body)
         if isinstance(body, Holding):
