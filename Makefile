@@ -43,6 +43,11 @@ test-fast: setup ## pure, in-memory and loopback tests
 	$(STEP) "fast tests"
 	@$(PY) -m pytest -q -m 'not torch and not server and not cluster'
 
+.PHONY: explore
+explore: setup ## property tests with new random examples, 30 times as many: not part of `make test`
+	$(STEP) "property tests, 3,000 random examples each"
+	@HYPOTHESIS_PROFILE=explore $(PY) -m pytest -q -x -m 'hypothesis and not torch and not server and not cluster'
+
 .PHONY: test-torch
 test-torch: setup ## real gloo processes
 	$(STEP) "tests with real gloo processes"

@@ -12,9 +12,11 @@ from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that stories can say `from support.worlds import …`
 
-# No timing is asserted, not even by the way: a busy machine is no failure.
-settings.register_profile("disttrain", deadline=None)
-settings.load_profile("disttrain")
+# No timing is asserted, not even by the way: a busy machine is no failure. And a change is judged by what it did: the same
+# examples for the same code. New ones are what `make explore` looks for.
+settings.register_profile("gate", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=3_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gate"))
 
 LOCAL_KUBECONFIG = Path.home() / ".cache" / "disttrain" / "cluster" / "kubeconfig"
 

@@ -10,7 +10,7 @@ import pytest
 from disttrain_contract.failures import FailureClass
 from disttrain_contract.messages import AgentState
 from disttrain_operator.core import elastic
-from disttrain_operator.core.actions import Assign, CreatePod, DeletePod
+from disttrain_operator.core.actions import DeletePod
 from disttrain_operator.core.conditions import Type
 from disttrain_operator.core.goodput import Bucket
 from disttrain_operator.core.model import Job, StandbyTrouble, Status
@@ -27,8 +27,10 @@ from support.worlds import (
     done,
     idle,
     later,
+    made,
     running,
     starting,
+    told,
 )  # fmt: skip
 
 SETTLED, LONG_SETTLED = (later(t / timedelta(seconds=1)) for t in (elastic.GROW_AFTER, elastic.GROW_PARTLY_AFTER))
@@ -36,14 +38,6 @@ SETTLED, LONG_SETTLED = (later(t / timedelta(seconds=1)) for t in (elastic.GROW_
 
 def an_elastic_job(status: Status | None = None, workers: int = 3, least: int = 2, **spec: object) -> Job:
     return a_job(workers=workers, min_workers=least, status=status, **spec)
-
-
-def told(answer):
-    return {a.pod_uid: a.assignment for a in answer.actions if isinstance(a, Assign)}
-
-
-def made(answer):
-    return [a.index for a in answer.actions if isinstance(a, CreatePod)]
 
 
 def small() -> Job:

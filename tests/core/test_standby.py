@@ -8,7 +8,7 @@ import pytest
 
 from disttrain_contract.failures import FailureClass
 from disttrain_contract.messages import AgentState
-from disttrain_operator.core.actions import Assign, CreatePod, DeletePod
+from disttrain_operator.core.actions import DeletePod
 from disttrain_operator.core.conditions import Type, find
 from disttrain_operator.core.model import CleanPodPolicy, Job, Pod, Status
 from support.worlds import (
@@ -24,21 +24,15 @@ from support.worlds import (
     done,
     idle,
     later,
+    made,
     running,
     starting,
+    told,
 )  # fmt: skip
 
 
 def a_guarded_job(status: Status | None = None, standby: int = 1, **spec: object) -> Job:
     return a_job(workers=3, standby=standby, status=status, **spec)
-
-
-def told(answer):
-    return {a.pod_uid: a.assignment for a in answer.actions if isinstance(a, Assign)}
-
-
-def made(answer):
-    return [a.index for a in answer.actions if isinstance(a, CreatePod)]
 
 
 def deleted(answer):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from tests.distributed.test_group_training import expected_ledger
 from disttrain_contract.env import CheckpointConfig, RunConfig
 from disttrain_contract.failures import FailureClass
 from disttrain_contract.messages import Holding, RankEvent, Restore
-from support.gloo_ranks import Door, Ranks
+from support.gloo_ranks import Door, Ranks, digests
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(120)]
 
@@ -31,17 +30,11 @@ TASK = RunConfig(
 )
 
 
-def digests(job_dir: Path, step: int = STEPS) -> dict[str, str]:
-    """The digest of each file of a checkpoint: equal digests are equal bits."""
-    manifest = json.loads((job_dir / "checkpoints" / f"step-{step:08d}" / "manifest.json").read_text())
-    return {entry["name"]: entry["sha256"] for entry in manifest["files"]}
-
-
 def quiet(folder: Path, config: RunConfig = TASK) -> dict[str, str]:
     """What an uninterrupted run ends with."""
     with Ranks(folder / "quiet-logs", config, WORLD, job_dir=folder / "quiet") as ranks:
         assert ranks.ended() == [0] * WORLD, ranks.output(0)
-    return digests(folder / "quiet")
+    return digests(folder / "quiet", STEPS)
 
 
 def stopped_at(folder: Path, at: int, rank: int = 1, config: RunConfig = TASK) -> tuple[Ranks, Door]:
@@ -74,7 +67,7 @@ def test_a_killed_rank_costs_no_step_and_no_bit(tmp_path: Path, victim: int, ext
         ranks.regroup(incarnation=2)
         assert ranks.ended() == [0] * WORLD, ranks.output(0)
     assert ranks.told.restores[-1] == Restore(step=13, source="survivor")
-    assert digests(tmp_path / "job") == quiet(tmp_path, config)
+    assert digests(tmp_path / "job", STEPS) == quiet(tmp_path, config)
 
 
 def test_survivors_say_who_they_are_victims_of_and_keep_their_process(tmp_path: Path) -> None:
@@ -100,7 +93,7 @@ def test_an_order_ends_the_wait_for_a_rank_that_is_stopped(tmp_path: Path) -> No
         ranks.kill(1)
         ranks.regroup(incarnation=2)
         assert ranks.ended() == [0] * WORLD
-    assert digests(tmp_path / "job") == quiet(tmp_path)
+    assert digests(tmp_path / "job", STEPS) == quiet(tmp_path)
 
 
 def test_three_deaths_in_a_row(tmp_path: Path) -> None:
@@ -116,7 +109,7 @@ def test_three_deaths_in_a_row(tmp_path: Path) -> None:
         ranks.kill(2)
         ranks.regroup(incarnation=4)
         assert ranks.ended() == [0] * WORLD, ranks.output(0)
-    assert digests(tmp_path / "job") == quiet(tmp_path)
+    assert digests(tmp_path / "job", STEPS) == quiet(tmp_path)
 
 
 def test_all_but_one_die(tmp_path: Path) -> None:
@@ -127,7 +120,7 @@ def test_all_but_one_die(tmp_path: Path) -> None:
         holding(ranks, 0)
         ranks.regroup(incarnation=2)
         assert ranks.ended() == [0] * WORLD
-    assert digests(tmp_path / "job") == quiet(tmp_path)
+    assert digests(tmp_path / "job", STEPS) == quiet(tmp_path)
 
 
 def test_a_rank_that_is_told_to_stop_while_it_holds_saves_what_it_has(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ import pytest
 
 pytest.importorskip("torch")
 
-from tests.distributed.test_regroup import TASK, WORLD, digests, holding, quiet
+from tests.distributed.test_regroup import STEPS, TASK, WORLD, holding, quiet
 
 from disttrain_contract.env import CheckpointConfig
 from disttrain_contract.messages import CheckpointProblem, Restore
-from support.gloo_ranks import Door, Ranks, writer_of, writers_of
+from support.gloo_ranks import Door, Ranks, digests, writer_of, writers_of
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(120)]
 
@@ -44,7 +44,7 @@ def test_a_save_under_way_outlives_the_group_that_began_it(tmp_path: Path) -> No
         assert ranks.ended() == [0] * WORLD, ranks.output(0)
     assert ranks.told.of(CheckpointProblem) == []
     assert [(c.step, c.incarnation) for c in ranks.told.checkpoints] == [(10, 1), (20, 2), (24, 2)]
-    assert digests(tmp_path / "job") == quiet(tmp_path, SAVING)
+    assert digests(tmp_path / "job", STEPS) == quiet(tmp_path, SAVING)
 
 
 def test_the_next_leader_saves_on_where_the_dead_one_was_saving(tmp_path: Path) -> None:
@@ -65,4 +65,4 @@ def test_the_next_leader_saves_on_where_the_dead_one_was_saving(tmp_path: Path) 
         before.open()
         assert ranks.ended() == [0] * WORLD, ranks.output(0)
     assert [(c.step, c.incarnation) for c in ranks.told.checkpoints] == [(20, 2), (24, 2)]
-    assert digests(tmp_path / "job") == quiet(tmp_path, replace(SAVING, args=(*SAVING.args, "--norm=false")))
+    assert digests(tmp_path / "job", STEPS) == quiet(tmp_path, replace(SAVING, args=(*SAVING.args, "--norm=false")))

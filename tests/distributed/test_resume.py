@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ pytest.importorskip("torch")
 
 from disttrain_contract.env import CheckpointConfig, RunConfig
 from disttrain_contract.messages import Checkpoint, CheckpointProblem, Restore
-from support.gloo_ranks import Door, Ranks
+from support.gloo_ranks import Door, Ranks, digests
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(120)]
 
@@ -23,12 +22,6 @@ TASK = RunConfig(
     args=(f"--steps={STEPS}",),
     checkpoint=CheckpointConfig(every_steps=5, asynchronous=False),
 )
-
-
-def digests(job_dir: Path, step: int = STEPS) -> dict[str, str]:
-    """The digest of each file of a checkpoint: equal digests are equal bits."""
-    manifest = json.loads((job_dir / "checkpoints" / f"step-{step:08d}" / "manifest.json").read_text())
-    return {entry["name"]: entry["sha256"] for entry in manifest["files"]}
 
 
 def finish(tmp_path: Path, job_dir: Path, incarnation: int = 1, world: int = WORLD, config: RunConfig = TASK) -> Ranks:
@@ -44,7 +37,7 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What an uninterrupted run ends with."""
     folder = tmp_path_factory.mktemp("quiet")
     finish(folder, folder / "job")
-    return digests(folder / "job")
+    return digests(folder / "job", STEPS)
 
 
 def interrupt(tmp_path: Path, number: int, at: int, config: RunConfig = TASK) -> Ranks:
@@ -63,7 +56,7 @@ def test_killed_and_resumed_equals_never_killed_bit_for_bit(tmp_path: Path, quie
     interrupt(tmp_path, signal.SIGKILL, at=13)
     told = finish(tmp_path, tmp_path / "job", incarnation=2).told
     assert told.restores == [Restore(step=10, source="volume", digest=told.restores[0].digest)]
-    assert digests(tmp_path / "job") == quiet
+    assert digests(tmp_path / "job", STEPS) == quiet
 
 
 def test_sigterm_loses_not_one_step_and_resumes_bit_for_bit(tmp_path: Path, quiet: dict[str, str]) -> None:
@@ -76,7 +69,7 @@ def test_sigterm_loses_not_one_step_and_resumes_bit_for_bit(tmp_path: Path, quie
     assert ranks.told.failure(0).failure_class == "Network"
     told = finish(tmp_path, tmp_path / "job", incarnation=2).told
     assert told.restores[0].step == 14
-    assert digests(tmp_path / "job") == quiet
+    assert digests(tmp_path / "job", STEPS) == quiet
 
 
 def test_a_stop_at_a_committed_step_does_not_save_it_again(tmp_path: Path) -> None:
@@ -95,13 +88,13 @@ def test_a_damaged_checkpoint_is_skipped_with_a_reason_and_the_one_before_it_ser
     told = finish(tmp_path, tmp_path / "job", incarnation=2).told
     assert told.restores[0].step == 10
     assert told.restores[0].skipped == ("step 15: model.safetensors does not match its digest",)
-    assert digests(tmp_path / "job") == quiet
+    assert digests(tmp_path / "job", STEPS) == quiet
 
 
 def test_a_checkpoint_loads_into_another_world_size(tmp_path: Path) -> None:
     interrupt(tmp_path, signal.SIGTERM, at=13)
     assert finish(tmp_path, tmp_path / "job", incarnation=2, world=2).told.restores[0].step == 14
-    assert set(digests(tmp_path / "job")) == {"structure.json", "model.safetensors", "optimizer.safetensors"}
+    assert set(digests(tmp_path / "job", STEPS)) == {"structure.json", "model.safetensors", "optimizer.safetensors"}
 
 
 def test_a_finished_job_applied_again_only_reports(tmp_path: Path) -> None:
@@ -122,7 +115,7 @@ def test_a_zombie_of_an_older_incarnation_cannot_commit(tmp_path: Path, quiet: d
         assert zombie.ended() == [1] * WORLD
         assert "was overtaken" in zombie.told.failure(0).message
         assert zombie.told.failure(0).failure_class == "Network"
-    assert digests(tmp_path / "job") == quiet
+    assert digests(tmp_path / "job", STEPS) == quiet
 
 
 def test_asynchronous_saves_end_with_the_same_bits(tmp_path: Path, quiet: dict[str, str]) -> None:
@@ -133,4 +126,4 @@ def test_asynchronous_saves_end_with_the_same_bits(tmp_path: Path, quiet: dict[s
     assert steps == sorted(set(steps))
     assert steps[-1] == STEPS
     assert len(list((tmp_path / "job" / "checkpoints").iterdir())) == 2
-    assert digests(tmp_path / "job") == quiet
+    assert digests(tmp_path / "job", STEPS) == quiet

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from disttrain_contract.failures import FailureClass
-from disttrain_contract.messages import AgentState, Checkpoint, Failure, Progress, Report
-from disttrain_operator.core.actions import Plan
+from disttrain_contract.messages import AgentState, Assignment, Checkpoint, Failure, Progress, Report
+from disttrain_operator.core.actions import Assign, CreatePod, Plan
 from disttrain_operator.core.conditions import Condition, Type, find
 from disttrain_operator.core.model import AgentView, Exit, Job, Pod, Spec, Status, World
 from disttrain_operator.core.plan import plan
@@ -115,3 +115,13 @@ def condition(answer: Plan, kind: Type) -> Condition:
     found = find(answer.status.conditions, kind)
     assert found is not None, f"no {kind} among {[c.type for c in answer.status.conditions]}"
     return found
+
+
+def told(answer: Plan) -> dict[str, Assignment]:
+    """Pod → what it is told."""
+    return {a.pod_uid: a.assignment for a in answer.actions if isinstance(a, Assign)}
+
+
+def made(answer: Plan) -> list[int]:
+    """The indices of the pods that are created."""
+    return [a.index for a in answer.actions if isinstance(a, CreatePod)]

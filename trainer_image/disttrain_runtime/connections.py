@@ -20,13 +20,11 @@ class Connections:
     def __init__(self) -> None:
         self._others = _sockets()
 
-    def cut(self) -> int:
-        """Shut down those that are open now; how many. A listening socket stays as it is: it has no peer."""
-        count = 0
+    def cut(self) -> None:
+        """Shut down those that are open now. A listening socket stays as it is: it has no peer."""
         for fd, name in _sockets().items():
             if self._others.get(fd) != name:
-                count += _shut(fd)
-        return count
+                _shut(fd)
 
 
 def _sockets() -> dict[int, str]:
@@ -40,13 +38,8 @@ def _sockets() -> dict[int, str]:
     return found
 
 
-def _shut(fd: int) -> bool:
-    try:
-        with socket.socket(fileno=os.dup(fd)) as connection:
-            if connection.family not in (socket.AF_INET, socket.AF_INET6) or connection.type != socket.SOCK_STREAM:
-                return False
+def _shut(fd: int) -> None:
+    with suppress(OSError), socket.socket(fileno=os.dup(fd)) as connection:  # no peer, or closed in between
+        if connection.family in (socket.AF_INET, socket.AF_INET6) and connection.type == socket.SOCK_STREAM:
             connection.getpeername()
             connection.shutdown(socket.SHUT_RDWR)
-            return True
-    except OSError:
-        return False

@@ -25,6 +25,7 @@ from pathlib import Path, PurePosixPath
 
 from disttrain_contract import env, paths
 from disttrain_contract.drill import CONTINUE_RANK, SPARE, WARM_PARENT, Exit, Fault
+from disttrain_runtime.agent.kernel import stat_fields
 
 AGENT = 1
 """The first process of the container."""
@@ -35,7 +36,7 @@ SIGNALS = {
 }
 _NAMED = re.compile(r"rank-(\d+)")
 _NO_RANK = frozenset({SPARE, WARM_PARENT})
-_PARENT, _SESSION = 4 - 3, 6 - 3
+_PARENT, _SESSION = 4 - 3, 6 - 3  # in `stat_fields`
 """Fields of /proc/PID/stat, counted from behind the name, which may contain blanks."""
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 LARGEST, SMALLEST = 64 * 1024 * 1024, 4096
@@ -77,7 +78,7 @@ def ranks(agent: int) -> Iterator[Rank]:
         if not folder.name.isdecimal():
             continue
         with suppress(OSError):  # it ended while we looked
-            pid, fields = int(folder.name), (folder / "stat").read_text().rpartition(")")[2].split()
+            pid, fields = int(folder.name), stat_fields(folder / "stat")
             if int(fields[_PARENT]) == agent and int(fields[_SESSION]) == pid:
                 rank = rank_of((folder / "comm").read_text().strip(), _environment(folder))
                 if rank is not None:

@@ -72,10 +72,10 @@ class Training:
         self.strategy.enter = self.pulse.enter
         self.strategy.join(group)
         self.checkpoints.join(group, identity)
-        self.meter = Meter(group, self.clock())
-        if self._take_up() and (stopper := self._after_step()):
-            return self._halt(stopper - 1)
+        unsettled = self._take_up()
         self.meter = Meter(group, self.clock())  # what it took to get here is not training
+        if unsettled and (stopper := self._after_step()):
+            return self._halt(stopper - 1)
         self.reported = Mark(self.step, -math.inf)  # the first new step is news
         self.pulse.enter(Phase.LOADING, self.step)
         for batch in self._batches():

@@ -43,9 +43,8 @@ def resize(world: World, status: Status, now: datetime) -> Resize | None:
 
 def _grown(world: World, status: Status) -> Resize | None:
     """All workers again, or after a while as many as there are."""
-    seats, members = group.seats(world.job), group.members(world).values()
-    absent = world.job.spec.workers - len(seats)
-    if absent <= 0 or len(members) < len(seats) or not all(group.is_ready(p) for p in members):
+    seats, members, absent = group.seats(world.job), group.members(world).values(), group.absent(world.job)
+    if not absent or len(members) < len(seats) or not all(group.is_ready(p) for p in members):
         return None
     spare, running = seating.spares(world, members)[:absent], conditions.find(status.conditions, Type.RUNNING)
     if not spare or running is None:

@@ -13,7 +13,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _ARG_START = 48 - 3
-"""Field 48 of /proc/self/stat, counted from behind the name, which may contain blanks."""
+"""Field 48 of /proc/self/stat, in `stat_fields`."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -37,6 +37,11 @@ def prefer_for_oom(pid: int, *, prefer: bool = True) -> None:
         Path(f"/proc/{pid}/oom_score_adj").write_text(score)
 
 
+def stat_fields(path: Path) -> list[str]:
+    """What stands in a /proc/…/stat behind the name, which may hold blanks and parentheses. Raises OSError: it is gone."""
+    return path.read_text().rpartition(")")[2].split()
+
+
 def resident_bytes(pid: int) -> int:
     """Memory that a process has in use; 0 when it is gone."""
     try:
@@ -53,7 +58,7 @@ def name_self(name: str) -> None:
 def call_self(argv: Sequence[str]) -> None:
     """Let `ps` show this command line instead of the one that was executed, cut to the room that one left."""
     try:
-        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        fields = stat_fields(Path("/proc/self/stat"))
     except OSError:
         return
     start, end = int(fields[_ARG_START]), int(fields[_ARG_START + 1])

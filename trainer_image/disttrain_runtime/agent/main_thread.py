@@ -6,9 +6,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from disttrain_runtime.agent.kernel import stat_fields
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 _STATE, _USER, _SYSTEM = 0, 11, 12
-"""Fields of /proc/…/stat behind the name, which is in parentheses and may hold anything."""
+"""Places in `stat_fields`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +27,8 @@ def look(pid: int) -> MainThread | None:
     """None: the process is gone."""
     task = Path(f"/proc/{pid}/task/{pid}")
     try:
-        fields = (task / "stat").read_text().rsplit(")", 1)[1].split()
-    except (OSError, IndexError):
+        fields = stat_fields(task / "stat")
+    except OSError:
         return None
     return MainThread(
         state=fields[_STATE],
