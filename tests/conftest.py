@@ -30,5 +30,7 @@ def kubeconfig() -> Path:
     return path
 
 
+# What a shell puts into the background ignores SIGINT, and what nohup starts ignores SIGHUP. Children inherit that: stories about
+# these signals would wait for ever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-"""A shell starts what it puts into the background with SIGINT ignored, and Python leaves it so: tests of Ctrl-C would wait for ever."""
+signal.signal(signal.SIGHUP, signal.SIG_DFL)

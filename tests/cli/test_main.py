@@ -103,8 +103,9 @@ def test_a_defect_of_ours_is_named_as_one(cli: Cli, monkeypatch: pytest.MonkeyPa
         cli("list")
 
 
-def test_a_closed_pipe_is_no_error(api: FakeApi, tmp_path: Path) -> None:
-    for n in range(200):
+@pytest.mark.parametrize("jobs", [1, 600], ids=["noticed at the end", "noticed while writing"])
+def test_a_closed_pipe_is_no_error(api: FakeApi, tmp_path: Path, jobs: int) -> None:
+    for n in range(jobs):
         api.put(JOBS, job(f"job-{n}"))
     config = api.kubeconfig(tmp_path / "config")
     done = subprocess.run(

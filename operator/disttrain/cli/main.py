@@ -61,15 +61,24 @@ def run(args: list[str]) -> int:
         code = typer.main.get_command(app).main(args=args, prog_name=session.prog(), standalone_mode=False)
         sys.stdout.flush()
         return int(code or 0)
-    except BrokenPipeError:  # `disttrain logs | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.SUCCEEDED
+    except BrokenPipeError:  # `disttrain logs | head`, seen at the last flush
+        return _nobody_reads()
+    except SystemExit as ended:
+        if not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        return _nobody_reads()  # seen inside the command: typer makes it an exit code of 1
     except (KeyboardInterrupt, typer.Abort):
         return Exit.INTERRUPTED
     except Exception as problem:
         if os.environ.get(DEBUG):
             raise
         return _tell(problem)
+
+
+def _nobody_reads() -> int:
+    """Who read our output has enough: that is no error, and what is still to be flushed goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return Exit.SUCCEEDED
 
 
 def _tell(problem: Exception) -> int:
