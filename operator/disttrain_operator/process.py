@@ -10,6 +10,7 @@ from datetime import datetime
 
 from disttrain_operator import handlers, watching
 from disttrain_operator.channel import AgentHub, PodIdentity, StreamServer
+from disttrain_operator.core import marks
 from disttrain_operator.manifests.pod import Stream
 from disttrain_operator.reconciler import Reconciler
 from disttrain_operator.settings import Settings
@@ -47,6 +48,7 @@ class Operator:
             cluster, namespace=settings.namespace, name=settings.lease_name, identity=settings.pod, now=now
         )
         self.hub = AgentHub(authenticate=authenticator(cluster), is_leader=self.leader, on_change=self._agent_changed)
+        self._now = now
         self.reconciler = self._reconciler(now)
         self.queue: WorkQueue[Key] = WorkQueue(
             self.reconciler.reconcile,
@@ -72,6 +74,7 @@ class Operator:
             leading_seconds=lambda: self.hub.leading_seconds,
             is_leader=self.leader,
             now=now,
+            trusted=self.settings.trusted_nodes,
         )
 
     async def run(self, stop: asyncio.Event, started: asyncio.Event) -> None:
@@ -152,6 +155,8 @@ class Operator:
         self.metrics.set("leader", self.leader())
         self.metrics.set("agents_connected", self.hub.connected)
         self.metrics.set_all("jobs", Counter(seen.job.status.state or "New" for seen in self.cache.jobs()))
+        found = marks.marks(self.cache.node_failures(), self._now(), self.settings.trusted_nodes)
+        self.metrics.set_all("node_mark", {m.node: round(m.score, 3) for m in found})
 
     def _live(self) -> dict[str, Callable[[], str | None]]:
         return {"watches": self.resync.problem, "queue": self._stuck, "lease": self.leader.problem}

@@ -67,6 +67,8 @@ class Reconciler:
     """How long agents have been let in."""
     is_leader: Callable[[], bool]
     now: Callable[[], datetime]
+    trusted: frozenset[str] = frozenset()
+    """Nodes whose marks are ignored."""
     _memory: dict[Key, Memory] = field(default_factory=dict)
 
     async def reconcile(self, key: Key) -> float | None:
@@ -131,6 +133,8 @@ class Reconciler:
             claim=children.claim if children is not None else None,
             service_exists=children is None or children.service_exists,
             refused=memory.refused,
+            others=self.cache.node_failures(but=job.uid),
+            trusted=self.trusted,
         )
 
     def _agent(self, job: Job, pod: Pod) -> AgentView | None:

@@ -32,6 +32,8 @@ class Settings:
     watch_namespaces: tuple[str, ...] = ()
     """Empty: all."""
     lease_name: str = "disttrain-operator"
+    trusted_nodes: frozenset[str] = frozenset()
+    """Nodes that are not avoided whatever failed on them; "*": all."""
     log_level: str = "info"
     log_format: str = "json"
 
@@ -48,7 +50,6 @@ class Settings:
         url = read("STREAM_URL")
         if not url.startswith(("ws://", "wss://")):
             raise SettingsError(f"{PREFIX}STREAM_URL: {url!r} is neither ws:// nor wss://")
-        namespaces = (n.strip() for n in env.get(PREFIX + "WATCH_NAMESPACES", "").split(","))
         return cls(
             namespace=read("OPERATOR_NAMESPACE"),
             pod=read("OPERATOR_POD", pod),
@@ -56,11 +57,18 @@ class Settings:
             stream_port=_port("STREAM_PORT", read("STREAM_PORT", "8443")),
             health_port=_port("HEALTH_PORT", read("HEALTH_PORT", "8080")),
             tls_dir=Path(read("TLS_DIR")) if url.startswith("wss://") else None,
-            watch_namespaces=tuple(dict.fromkeys(n for n in namespaces if n)),
+            watch_namespaces=_names(env, "WATCH_NAMESPACES"),
+            trusted_nodes=frozenset(_names(env, "TRUSTED_NODES")),
             lease_name=read("LEASE_NAME", "disttrain-operator"),
             log_level=_one_of("LOG_LEVEL", read("LOG_LEVEL", "info").lower(), LEVELS),
             log_format=_one_of("LOG_FORMAT", read("LOG_FORMAT", "json").lower(), FORMATS),
         )
+
+
+def _names(env: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """A list with commas, each name once."""
+    found = (n.strip() for n in env.get(PREFIX + name, "").split(","))
+    return tuple(dict.fromkeys(n for n in found if n))
 
 
 def _port(name: str, text: str) -> int:

@@ -18,6 +18,7 @@ LAST = {
     "exitCode": 1, "traceback": "Traceback (most recent call last):\n  File \"train.py\", line 3\nZeroDivisionError: division by zero\n",
     "failedAt": "2030-01-01T00:00:00Z", "step": 14, "restoredStep": 10, "source": "volume", "recoverSeconds": 2.34, "lostSteps": 4,
 }  # fmt: skip
+AGAINST = [{"node": "node-1", "class": kind, "at": "2030-01-01T00:00:00Z"} for kind in ("Signal", "Hang")]
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def recovered(api: FakeApi) -> FakeApi:
     api.put("events", event(raw, "CodeError", "rank 1 on mnist-1: ZeroDivisionError", kind="Warning"))
     api.status(
         "mnist", state="Running", incarnation=2, attempts=1, workers={"summary": "3/3", "active": 3},
-        progress={"step": 20, "totalSteps": 30, "loss": 0.25}, recovery={"count": 1, "last": LAST},
+        progress={"step": 20, "totalSteps": 30, "loss": 0.25}, recovery={"count": 1, "last": LAST, "nodeFailures": AGAINST},
         checkpoint={"lastCommitted": {"step": 20, "digest": "sha256:0123456789abcdef", "path": "mnist/checkpoints/step-00000020"}},
         conditions=[condition("Running", "True", "Running", "incarnation 2 runs on 3 workers")],
     )  # fmt: skip
@@ -51,6 +52,7 @@ def test_it_tells_all_there_is(recovered: FakeApi, cli: Cli) -> None:
         "claim mnist-checkpoints, 1Gi Bound; stays when the job is deleted",
         "1 of 5 failures charged",
         "CodeError: rank 1 in mnist-1 on node-1, exit code 1",
+        "held against node-1 (2 failures: Hang, Signal): disttrain nodes",
         "recovered in 2.3 s from step 10 (volume), 4 steps lost",
         '│   File "train.py", line 3',
         "incarnation 2 runs on 3 workers",

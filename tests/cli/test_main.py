@@ -27,6 +27,7 @@ COMMANDS = (
     "delete",
     "wait",
     "drill",
+    "nodes",
 )
 
 

@@ -18,7 +18,7 @@ from disttrain_contract.messages import AgentState, Checkpoint, Failure, Progres
 from disttrain_operator.core import finish
 from disttrain_operator.core.actions import Assign, CreateClaim, CreatePod, CreateService, DeleteJob, DeletePod, Plan
 from disttrain_operator.core.conditions import Type, is_true
-from disttrain_operator.core.model import AgentView, Exit, Job, Pod, Status, World
+from disttrain_operator.core.model import AgentView, Exit, Job, NodeFailure, Pod, Status, World
 from disttrain_operator.core.plan import plan
 from support.worlds import NOW, a_job
 
@@ -273,6 +273,23 @@ def test_once_the_faults_are_over_everybody_is_back_and_nothing_is_done_any_more
     answer = plan(observe(sim, job, lag), sim.now)
     assert (answer.actions, answer.wake_at) == ((), None)
     assert replace(answer.status, progress=job.status.progress, checkpoint=job.status.checkpoint) == job.status
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_marks_change_where_new_pods_go_and_nothing_else(seed: int) -> None:
+    sim, lag, job, steered = Sim(seed, 0.1, steps=10**9), {}, a_job(max_failures=1000, standby=1), 0
+    for _ in range(100):
+        world = observe(sim, job, lag)
+        lost = tuple(NodeFailure("bad", FailureClass.NODE, sim.now) for _ in range(2))
+        plain, marked = plan(world, sim.now), plan(replace(world, others=(lost,)), sim.now)
+        made = [a for a in marked.actions if isinstance(a, CreatePod)]
+        steered += len(made)
+        assert all("bad" in a.avoid for a in made)
+        unsteered = [replace(a, avoid=()) if isinstance(a, CreatePod) else a for a in marked.actions]
+        assert unsteered == [replace(a, avoid=()) if isinstance(a, CreatePod) else a for a in plain.actions]
+        assert (marked.status, marked.wake_at) == (plain.status, plain.wake_at)
+        job = turn(sim, job, lag)
+    assert steered >= 4
 
 
 def changed(sim: Sim, job: Job) -> Job:

@@ -122,6 +122,7 @@ def test_the_operator_is_told_all_it_needs(render: Render) -> None:
         "DISTTRAIN_HEALTH_PORT": "8080",
         "DISTTRAIN_TLS_DIR": "/etc/disttrain/tls",
         "DISTTRAIN_WATCH_NAMESPACES": "",
+        "DISTTRAIN_TRUSTED_NODES": "",
         "DISTTRAIN_LEASE_NAME": "disttrain",
         "DISTTRAIN_LOG_LEVEL": "info",
         "DISTTRAIN_LOG_FORMAT": "json",

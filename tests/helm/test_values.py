@@ -68,6 +68,7 @@ def test_the_schema_is_strict_and_explains_every_value() -> None:
         ("log.level=loud", "value must be one of 'debug', 'info', 'warning', 'error'"),
         ("watchNamespaces=team-a", "'/watchNamespaces': got string, want array"),
         ("watchNamespaces={Team A}", "'/watchNamespaces/0'"),
+        ("trustedNodes={Node 1}", "'/trustedNodes/0'"),
         ("crds.keep=maybe", "'/crds/keep': got string, want boolean"),
         ("stream.port=99999", "'/stream/port'"),
         ("runAsUser=0", "'/runAsUser'"),

@@ -213,3 +213,36 @@ def test_a_dying_worker_leaves_its_last_words_and_has_time_to_save() -> None:
 def test_workers_find_each_other_by_name() -> None:
     spec = render(1)["spec"]
     assert (spec["hostname"], spec["subdomain"]) == ("mnist-1", "mnist")
+
+
+PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
+
+
+def away(*nodes: str, **template: Any) -> Any:
+    return pod(a_seen_job(podTemplate=template), 0, 1, STREAM, nodes)["spec"].get("affinity")
+
+
+def test_nodes_that_fail_jobs_are_avoided_where_there_is_a_choice() -> None:
+    (term,) = away("bad", "worse")["nodeAffinity"][PREFERRED]
+    assert term["weight"] == 100 and list(away("bad")["nodeAffinity"]) == [PREFERRED], "a wish, no requirement"
+    assert term["preference"] == {
+        "matchFields": [
+            {"key": "metadata.name", "operator": "NotIn", "values": ["bad"]},
+            {"key": "metadata.name", "operator": "NotIn", "values": ["worse"]},
+        ]
+    }
+    assert away() is None
+
+
+def test_what_the_job_wishes_for_itself_stays_beside_it() -> None:
+    own = {"weight": 1, "preference": {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}}
+    must = {"nodeSelectorTerms": [own["preference"]]}
+    theirs = {
+        "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": must, PREFERRED: [own]},
+        "podAffinity": {},
+    }
+    found = away("bad", affinity=theirs)
+    assert found["podAffinity"] == {} and len(found["nodeAffinity"][PREFERRED]) == 2
+    assert found["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] == must
+    assert theirs["nodeAffinity"][PREFERRED] == found["nodeAffinity"][PREFERRED][:1] == [own]
+    assert away(affinity=theirs) == theirs

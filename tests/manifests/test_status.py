@@ -17,7 +17,7 @@ from disttrain_contract.failures import FailureClass
 from disttrain_contract.messages import Checkpoint, Progress
 from disttrain_operator.core.conditions import Condition, Type
 from disttrain_operator.core.goodput import Bucket, Ledger
-from disttrain_operator.core.model import Recovery, StandbyTrouble, Status, WorkerCounts
+from disttrain_operator.core.model import NodeFailure, Recovery, StandbyTrouble, Status, WorkerCounts
 from disttrain_operator.manifests.status import from_wire, measured, to_wire
 
 TIMES = st.datetimes(min_value=datetime(2020, 1, 1), max_value=datetime(2090, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - hypothesis adds the zone
@@ -64,6 +64,7 @@ STATUSES = st.builds(
     checkpoint=maybe(
         st.builds(Checkpoint, step=WHOLE, digest=TEXT, path=TEXT, incarnation=WHOLE, time=TEXT, bytes=WHOLE, seconds=NUMBERS)
     ),
+    node_failures=st.lists(st.builds(NodeFailure, TEXT, st.sampled_from(FailureClass), TIMES), max_size=3).map(tuple),
     recoveries=WHOLE,
     last_recovery=maybe(
         st.builds(

@@ -91,3 +91,27 @@ def test_nothing_is_left_of_jobs_and_pods_that_are_gone() -> None:
         cache.pod_gone(f"uid-{index}")
     cache.job_gone("job-uid")
     assert not cache._jobs and not cache._pods and not cache._key_of_pod and not cache._key_of_job
+
+
+def blaming(node: str) -> dict[str, object]:
+    return {"recovery": {"nodeFailures": [{"node": node, "class": "Node", "at": "2030-01-01T00:00:00Z"}]}}
+
+
+def test_what_jobs_hold_against_nodes_is_known_until_they_are_gone() -> None:
+    cache = Cache()
+    cache.job_seen(a_raw_job("a", uid="a", status=blaming("n1")))
+    cache.job_seen(a_raw_job("b", uid="b", status=blaming("n2")))
+    cache.job_seen(a_raw_job("c", uid="c"))
+    nodes = [[f.node for f in found] for found in cache.node_failures()]
+    assert nodes == [["n1"], ["n2"]]
+    assert [f.node for (f,) in cache.node_failures(but="a")] == ["n2"]
+    cache.job_seen(a_raw_job("b", uid="b", status={}))
+    cache.job_gone("a")
+    assert cache.node_failures() == ()
+
+
+def test_a_job_made_again_holds_nothing_against_anybody() -> None:
+    cache = Cache()
+    cache.job_seen(a_raw_job(uid="old", status=blaming("n1"), version="1"))
+    cache.job_seen(a_raw_job(uid="new", version="5"))
+    assert cache.node_failures() == ()

@@ -61,6 +61,7 @@ def test_an_ended_container_counts_before_the_phase_says_so() -> None:
 def test_a_pod_that_the_cluster_took_down_is_lost(status: dict[str, Any]) -> None:
     seen = pod(a_raw_pod(**status))
     assert seen.lost is not None and seen.dead
+    assert seen.unreachable == ("does not answer" in seen.lost), "only this speaks against the node"
     assert (status.get("message") or "mnist-0") in seen.lost
 
 

@@ -338,3 +338,17 @@ async def test_a_finished_job_is_deleted_after_its_time_and_its_claim_stays(ttl:
     world = World(ttlSecondsAfterFinished=ttl)
     await world.until(lambda w: not w.kube.named(JOBS), rounds=200)
     assert not world.kube.named(PODS) and "mnist-checkpoints" in world.kube.named(CLAIMS)
+
+
+async def test_a_node_that_another_job_has_lost_is_avoided_by_the_pods_that_are_made() -> None:
+    world = World(faults={5: pod_vanishes(1)})
+    await world.until(lambda w: w.training.step >= 3)
+    lost = {"recovery": {"nodeFailures": [{"node": "bad", "class": "Node", "at": "2030-01-01T00:00:00Z"}]}}
+    world.kube.put(JOBS, a_raw_job("other", uid="other-uid", status=lost, managedBy="somebody.else/too"))
+    uids = {p["metadata"]["name"]: p["metadata"]["uid"] for p in world.kube.named(PODS).values()}
+    await finished(world)
+    made = [p for name, p in world.kube.named(PODS).items() if p["metadata"]["uid"] != uids[name]]
+    assert [p["metadata"]["name"] for p in made] == ["mnist-1"]
+    (term,) = made[0]["spec"]["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert term["preference"]["matchFields"][0]["values"] == ["bad"]
+    assert all("affinity" not in p["spec"] for p in world.kube.named(PODS).values() if p is not made[0])

@@ -46,7 +46,7 @@ def test_every_metric_of_the_table_can_be_scraped() -> None:
 
 
 def test_no_metric_is_labelled_by_what_has_no_bound() -> None:
-    allowed = {"result", "verb", "resource", "code", "state", "reason"}
+    allowed = {"result", "verb", "resource", "code", "state", "reason", "node"}
     assert {label for *_, labels in TABLE for label in labels} <= allowed
 
 

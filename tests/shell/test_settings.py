@@ -27,9 +27,9 @@ def test_the_least_that_must_be_set() -> None:
 def test_everything_the_chart_sets() -> None:
     found = read(
         OPERATOR_POD="operator-0", STREAM_URL="wss://operator:8443", STREAM_PORT="9443", HEALTH_PORT="9080", TLS_DIR="/tls",
-        WATCH_NAMESPACES="a, b,a,", LEASE_NAME="lease", LOG_LEVEL="DEBUG", LOG_FORMAT="text",
+        WATCH_NAMESPACES="a, b,a,", TRUSTED_NODES="n1, *", LEASE_NAME="lease", LOG_LEVEL="DEBUG", LOG_FORMAT="text",
     )  # fmt: skip
-    assert found.watch_namespaces == ("a", "b")
+    assert found.watch_namespaces == ("a", "b") and found.trusted_nodes == {"n1", "*"}
     assert (found.tls_dir, found.pod, found.lease_name) == (Path("/tls"), "operator-0", "lease")
     assert (found.stream_port, found.health_port, found.log_level, found.log_format) == (9443, 9080, "debug", "text")
 

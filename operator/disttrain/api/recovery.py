@@ -73,6 +73,11 @@ class Recovery(ApiModel):
     budget: Budget = Field(
         default_factory=lambda: Budget.model_validate({}), description="How many failures a job may have."
     )
+    avoid_marked_nodes: bool = Field(
+        True,
+        description="New pods prefer nodes on which no job has failed of late through what may be the node's fault. "
+        "false: they go wherever there is room. May be changed at any time.",
+    )
     hang_timeout_seconds: int | None = Field(
         None,
         ge=1,

@@ -105,6 +105,16 @@ class RecoveryEvent(ApiModel):
     lost_steps: int | None = Field(None, description="Finished steps that had to be run again.")
 
 
+class NodeFailure(ApiModel):
+    """A failure that speaks against the node on which it happened."""
+
+    node: Annotated[str, Field(max_length=253)] = Field(description="The node.")
+    failure_class: Annotated[str, Field(max_length=64)] = Field(
+        alias="class", description="Node (it was lost), or what may be its fault: Signal, Hang, Storage, Divergence."
+    )
+    at: Time = Field(description="When.")
+
+
 class RecoveryStatus(ApiModel):
     """Failures so far."""
 
@@ -115,6 +125,11 @@ class RecoveryStatus(ApiModel):
     )
     charged_step: int | None = Field(None, description="Newest committed step at the last of them.")
     repeats: int | None = Field(None, description="How often in a row the last failure has happened in the same way.")
+    node_failures: list[NodeFailure] | None = Field(
+        None,
+        max_length=64,
+        description="The last failures that speak against a node. Those of all jobs together mark nodes, which new pods then avoid.",
+    )
 
 
 class Goodput(ApiModel):

@@ -172,8 +172,24 @@ def _recovery(console: Console, job: Job, now: datetime) -> None:
         source = f"step {last.restored_step} ({last.source})" if last.restored_step else "step 0"
         lost = words.plural(last.lost_steps or 0, "step")
         console.print(Text(f"recovered in {last.recover_seconds:.1f} s from {source}, {lost} lost", style="green"))
+    if marked := _against_nodes(job):
+        console.print(Text(f"held against {marked}: {session.prog()} nodes"), soft_wrap=True)
     said = last.traceback or last.cause or ""
     console.print(Text("\n".join(f"  │ {line}" for line in said.rstrip().splitlines()), style="dim"), soft_wrap=True)
+
+
+def _against_nodes(job: Job) -> str:
+    """`node-1 (2 failures: Hang, Signal)` of this job; the marks are those of all jobs."""
+    from disttrain.cli import words
+    from disttrain.cli.nodes import failures
+
+    found: dict[str, list[str]] = {}
+    for failure in failures(job):
+        found.setdefault(failure.node, []).append(str(failure.failure_class))
+    return ", ".join(
+        f"{node} ({words.plural(len(kinds), 'failure')}: {', '.join(sorted(set(kinds)))})"
+        for node, kinds in found.items()
+    )
 
 
 def _conditions(console: Console, job: Job, now: datetime) -> None:

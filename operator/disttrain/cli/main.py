@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from disttrain.cli import control, describe, drill, explain, listing, logs, session, submit
+from disttrain.cli import control, describe, drill, explain, listing, logs, nodes, session, submit
 from disttrain.cli.exits import Exit
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ app.command("resume")(control.resume)
 app.command("delete")(control.delete)
 app.command("wait")(control.wait)
 app.command("drill")(drill.drill)
+app.command("nodes")(nodes.nodes)
 
 
 @app.callback(invoke_without_command=True)

@@ -24,10 +24,11 @@ class CreateClaim:
 
 @dataclass(frozen=True, slots=True)
 class CreatePod:
-    """Worker `index`, made for `incarnation`."""
+    """Worker `index`, made for `incarnation`, on another node than `avoid` where there is a choice."""
 
     index: int
     incarnation: int
+    avoid: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +83,9 @@ def describe(action: Action) -> str:
             return "create the headless Service"
         case CreateClaim(claim):
             return f"create PersistentVolumeClaim {claim.name} of {claim.size}"
-        case CreatePod(index, incarnation):
-            return f"create worker {index} of incarnation {incarnation}"
+        case CreatePod(index, incarnation, avoid):
+            away = f", away from node {', '.join(avoid)}" if avoid else ""
+            return f"create worker {index} of incarnation {incarnation}{away}"
         case DeletePod(name, _, force):
             return f"{'force-delete' if force else 'delete'} pod {name}"
         case Assign(pod_uid, assignment):

@@ -24,6 +24,9 @@ milliseconds, but the news of two agents can overtake each other."""
 VICTIM_CODES = frozenset({143})
 """A rank that ended by the SIGTERM that another worker's shutdown spread is not the cause."""
 
+SUSPICIOUS = frozenset({FailureClass.SIGNAL, FailureClass.HANG, FailureClass.STORAGE, FailureClass.DIVERGENCE})
+"""What bad hardware, a bad driver or a bad mount looks like from inside a pod."""
+
 _DIED = (False, False, -1, -1)
 """More suspicious than any that hangs."""
 
@@ -44,12 +47,19 @@ class Found:
     step: int | None = None
     seconds_ago: float = 0.0
     stall: Stall | None = None
+    node_gone: bool = False
+    """Its node does not answer, and nobody had asked the pod to go."""
 
     @property
     def is_victim(self) -> bool:
         """Failed because somebody else did."""
         waited = self.stall is not None and self.stall.waits
         return waited or self.failure_class is FailureClass.NETWORK or self.exit_code in VICTIM_CODES
+
+    @property
+    def is_suspicious(self) -> bool:
+        """As a cause: the node may have done it, or the program. Memory, code and numbers are the job's own matter."""
+        return not self.is_victim and self.failure_class in SUSPICIOUS
 
 
 def failures(world: World) -> tuple[Found, ...]:
@@ -143,7 +153,7 @@ def lost(pod: Pod) -> Found:
     """A pod that nobody has heard of for too long."""
     return Found(
         index=pod.index, pod=pod.name, pod_uid=pod.uid, node=pod.node, failure_class=FailureClass.NODE, step=_step(pod),
-        message=f"no word from pod {pod.name} for {LOST_SECONDS:.0f} s: its node {pod.node or '?'} is gone or cut off",
+        node_gone=not pod.deleting, message=f"no word from pod {pod.name} for {LOST_SECONDS:.0f} s: its node {pod.node or '?'} is gone or cut off",
     )  # fmt: skip
 
 
@@ -176,6 +186,7 @@ def _dead(pod: Pod, incarnation: int) -> Found:
     return Found(
         index=pod.index, pod=pod.name, pod_uid=pod.uid, node=pod.node, failure_class=kind, message=message,
         exit_code=pod.exit.exit_code if pod.exit else None, step=_step(pod),
+        node_gone=kind is FailureClass.NODE and pod.unreachable and not pod.deleting,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from itertools import count, islice
 
 from disttrain_contract import topology
 from disttrain_contract.messages import AgentState, Assignment, Membership
-from disttrain_operator.core import timing
+from disttrain_operator.core import marks, timing
 from disttrain_operator.core.actions import Assign, CreatePod, DeletePod
 from disttrain_operator.core.model import Job, Pod, World
 
@@ -166,10 +166,11 @@ def replacements(world: World, now: datetime) -> Iterator[CreatePod | DeletePod]
             continue
         if pod.uid in job.status.replacing or pod.index not in indices or is_outdated(pod, job):
             yield DeletePod(pod.name, pod.uid, force=is_stuck(pod) or pod.exit is not None)
-    held = frozenset(seats(job))
-    for index in missing(world):
+    held, absent_pods = frozenset(seats(job)), missing(world)
+    avoid = marks.avoided(world, now) if absent_pods else ()
+    for index in absent_pods:
         if index in held or not timing.standby_is_held(job.status, now):
-            yield CreatePod(index, job.status.incarnation)
+            yield CreatePod(index, job.status.incarnation, avoid)
 
 
 def missing(world: World) -> list[int]:

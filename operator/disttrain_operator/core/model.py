@@ -69,6 +69,8 @@ class Spec:
     claim: ClaimSpec | None = None
     keep: int = 3
     managed_by: str | None = None
+    avoid_marked_nodes: bool = True
+    """New pods prefer nodes that have not failed jobs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +105,15 @@ class Recovery:
     detect_seconds: float | None = None
     recover_seconds: float | None = None
     lost_steps: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFailure:
+    """A failure that speaks against the node on which it happened."""
+
+    node: str
+    failure_class: FailureClass
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +156,8 @@ class Status:
     checkpoint: Checkpoint | None = None
     recoveries: int = 0
     last_recovery: Recovery | None = None
+    node_failures: tuple[NodeFailure, ...] = ()
+    """The last of them, oldest first: facts, from which all jobs together mark nodes (`marks`)."""
     goodput: Ledger = field(default_factory=Ledger)
 
 
@@ -203,6 +216,8 @@ class Pod:
     """Set when the pod is Succeeded or Failed."""
     lost: str | None = None
     """Set when the pod was evicted, preempted or its node is gone: the reason's sentence."""
+    unreachable: bool = False
+    """It is lost because its node does not answer; nobody took it down on purpose."""
     waiting: tuple[str, str] | None = None
     """(reason, message) while the container cannot start: ImagePullBackOff, Unschedulable, CreateContainerConfigError…"""
     agent: AgentView | None = None
@@ -243,9 +258,13 @@ class World:
     service_exists: bool = False
     refused: str | None = None
     """The API server would not make a worker pod (quota, admission, an invalid field): its words."""
+    others: tuple[tuple[NodeFailure, ...], ...] = ()
+    """What each of the other jobs has recorded against nodes."""
+    trusted: frozenset[str] = frozenset()
+    """Nodes whose marks the platform's team wants ignored."""
 
 
 __all__ = [
-    "AgentView", "Claim", "ClaimSpec", "CleanPodPolicy", "Exit", "Job", "Pod", "Recovery", "Restore", "Rule", "Spec",
+    "AgentView", "Claim", "ClaimSpec", "CleanPodPolicy", "Exit", "Job", "NodeFailure", "Pod", "Recovery", "Restore", "Rule", "Spec",
     "StandbyTrouble", "Status", "Verdict", "WorkerCounts", "World",
 ]  # fmt: skip

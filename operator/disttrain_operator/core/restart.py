@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from disttrain_operator.core import budget, failure, finish, goodput, narrate, progress, seating, timing
-from disttrain_operator.core.actions import Plan
+from disttrain_operator.core import budget, failure, finish, goodput, marks, narrate, progress, seating, timing
+from disttrain_operator.core.actions import Event, Plan
 from disttrain_operator.core.conditions import Type
 from disttrain_operator.core.failure import Found
-from disttrain_operator.core.model import Recovery, Status, Verdict, World
+from disttrain_operator.core.model import NodeFailure, Recovery, Status, Verdict, World
 
 MAX_CAUSE = 1000
 MAX_TRACEBACK = 4000
@@ -20,6 +21,11 @@ MAX_AGO = timedelta(seconds=60)
 
 def restart(world: World, cause: Found, doomed: tuple[str, ...], now: datetime) -> Plan:
     """The plan after a failure. `doomed`: pods that cannot be used again."""
+    plan = _restart(world, cause, doomed, now)
+    return replace(plan, events=(*plan.events, *_newly_avoided(world, plan.status, now)))
+
+
+def _restart(world: World, cause: Found, doomed: tuple[str, ...], now: datetime) -> Plan:
     spec, status = world.job.spec, progress.fold(world, now)
     verdict, before = failure.verdict(spec, cause), status.last_recovery
     charged = verdict is Verdict.RESTART_GROUP
@@ -28,6 +34,7 @@ def restart(world: World, cause: Found, doomed: tuple[str, ...], now: datetime) 
     status = replace(
         status, last_recovery=event, charges=account.charges, charged_step=account.verified_step, repeats=account.repeats,
         attempts=status.attempts + charged, goodput=goodput.detected(status.goodput, now - event.failed_at, now),
+        node_failures=_against_node(status, event, cause, verdict, now),
     )  # fmt: skip
     who = f"rank {cause.rank} on {cause.pod}" if cause.rank is not None else cause.pod
     if verdict is Verdict.FAIL:
@@ -40,6 +47,29 @@ def restart(world: World, cause: Found, doomed: tuple[str, ...], now: datetime) 
     progressed = before is None or before.recover_seconds is not None
     delay = timing.restart_delay(len(account.charges), charged=charged, progressed=progressed)
     return _next_incarnation(world, status, f"{who}: {cause.message}", doomed, delay, now)
+
+
+def _against_node(
+    status: Status, event: Recovery, cause: Found, verdict: Verdict, now: datetime
+) -> tuple[NodeFailure, ...]:
+    """What the job holds against nodes from now on. A suspicion that the job's own rules tell to ignore is none."""
+    suspicious = cause.is_suspicious and verdict is not Verdict.IGNORE
+    if cause.node is None or not (cause.node_gone or suspicious):
+        return status.node_failures
+    return marks.recorded(status.node_failures, NodeFailure(cause.node, cause.failure_class, event.failed_at), now)
+
+
+def _newly_avoided(world: World, status: Status, now: datetime) -> Iterator[Event]:
+    """Said when a mark begins to steer, not at every failure that renews it."""
+    before = {m.node for m in marks.steering(world, world.job.status.node_failures, now)}
+    for mark in marks.steering(world, status.node_failures, now):
+        if mark.node not in before:
+            often = "a failure" if mark.failures == 1 else f"{mark.failures} failures"
+            minutes = max(1, round(mark.lasts.total_seconds() / 60))
+            message = (
+                f"{often} of late on node {mark.node}: for the next {minutes} min new worker pods prefer other nodes"
+            )
+            yield Event("NodeAvoided", message, warning=True)
 
 
 def _recorded(status: Status, cause: Found, now: datetime) -> Recovery:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ DEFAULT_SHARED_MEMORY = "1Gi"
 TOKEN_SECONDS = 3600
 """The kubelet renews it at 80 % of this."""
 TMP = "/tmp"
+MAX_WEIGHT = 100
+"""Of a scheduling preference."""
 OWN_VOLUMES = frozenset({"checkpoints", "scratch", "shared-memory", "token"})
 
 
@@ -33,8 +35,8 @@ class Stream:
     """PEM; empty for ws://."""
 
 
-def pod(job: Job, index: int, incarnation: int, stream: Stream) -> Manifest:
-    """Worker `index`, made for `incarnation`. Raises SpecError."""
+def pod(job: Job, index: int, incarnation: int, stream: Stream, avoid: Sequence[str] = ()) -> Manifest:
+    """Worker `index`, made for `incarnation`, away from nodes that fail jobs. Raises SpecError."""
     template = raw.obj(job.raw_spec, "podTemplate")
     return {
         "apiVersion": "v1",
@@ -53,11 +55,11 @@ def pod(job: Job, index: int, incarnation: int, stream: Stream) -> Manifest:
             | {labels.JOB_UID: job.uid, labels.SPEC_GENERATION: str(job.generation)},
             "ownerReferences": [owner(job)],
         },
-        "spec": _spec(job, index, stream, template),
+        "spec": _spec(job, index, stream, template, avoid),
     }
 
 
-def _spec(job: Job, index: int, stream: Stream, template: Mapping[str, Any]) -> Manifest:
+def _spec(job: Job, index: int, stream: Stream, template: Mapping[str, Any], avoid: Sequence[str]) -> Manifest:
     name = names.pod_name(job.name, index)
     spec: Manifest = {
         "restartPolicy": "Never",
@@ -70,10 +72,10 @@ def _spec(job: Job, index: int, stream: Stream, template: Mapping[str, Any]) -> 
         "containers": [_container(job, name, index, stream, template)],
         "volumes": [*_own_volumes(job), *(_volume(v, i) for i, v in _users_volumes(job))],
     }
-    return spec | dict(_scheduling(job, template))
+    return spec | dict(_scheduling(job, template, avoid))
 
 
-def _scheduling(job: Job, template: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _scheduling(job: Job, template: Mapping[str, Any], avoid: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """What is passed on as it is, when it is there."""
     if selector := raw.strings(job.raw_spec, "nodeSelector"):
         yield "nodeSelector", selector
@@ -81,13 +83,26 @@ def _scheduling(job: Job, template: Mapping[str, Any]) -> Iterator[tuple[str, An
         yield "tolerations", tolerations
     if priority := raw.text(job.raw_spec, "priorityClassName"):
         yield "priorityClassName", priority
-    if affinity := raw.obj(template, "affinity"):
-        yield "affinity", dict(affinity)
+    if affinity := _affinity(raw.obj(template, "affinity"), avoid):
+        yield "affinity", affinity
     for key in ("schedulerName", "runtimeClassName", "serviceAccountName"):
         if value := raw.text(template, key):
             yield key, value
     if secrets := raw.items(template, "imagePullSecrets"):
         yield "imagePullSecrets", [{"name": str(s)} for s in secrets]
+
+
+def _affinity(chosen: Mapping[str, Any], avoid: Sequence[str]) -> Manifest:
+    """The job's own, and a preference of the highest weight against nodes that fail jobs. Never a requirement: a job on one
+    node must still train, and autoscalers make no node for a pod that is bound to names."""
+    if not avoid:
+        return dict(chosen)
+    nodes = raw.obj(chosen, "nodeAffinity")
+    preferred = "preferredDuringSchedulingIgnoredDuringExecution"
+    # By name, not by the hostname label, which may differ; the API server takes one name an entry, and all entries must hold.
+    away = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in avoid]
+    term = {"weight": MAX_WEIGHT, "preference": {"matchFields": away}}
+    return {**chosen, "nodeAffinity": {**nodes, preferred: [*raw.items(nodes, preferred), term]}}
 
 
 def _security(chosen: Mapping[str, Any]) -> Manifest:

@@ -11,7 +11,7 @@ from disttrain_contract.failures import FailureClass
 from disttrain_contract.messages import MAX_METRICS, Checkpoint, Progress
 from disttrain_operator.core.conditions import Condition, Type
 from disttrain_operator.core.goodput import Bucket, Ledger
-from disttrain_operator.core.model import Recovery, StandbyTrouble, Status, WorkerCounts
+from disttrain_operator.core.model import NodeFailure, Recovery, StandbyTrouble, Status, WorkerCounts
 from disttrain_operator.manifests import raw
 from disttrain_operator.manifests.meta import parse_time, rfc3339
 
@@ -50,6 +50,7 @@ def to_wire(status: Status, *, eta_seconds: int | None = None) -> Wire:
             charged=[rfc3339(at, fraction=True) for at in status.charges] or None,
             chargedStep=status.charged_step or None,
             repeats=status.repeats or None,
+            nodeFailures=[_node_failure(f) for f in status.node_failures] or None,
         ),
         goodput=_goodput(status.goodput),
     )
@@ -80,6 +81,7 @@ def from_wire(wire: object) -> Status:
         checkpoint=_read_checkpoint(raw.obj(raw.obj(found, "checkpoint"), "lastCommitted")),
         recoveries=raw.integer(recovery, "count") or 0,
         last_recovery=_read_recovery(raw.obj(recovery, "last")),
+        node_failures=tuple(_read_node_failures(recovery)),
     )
 
 
@@ -284,3 +286,15 @@ def _read_recovery(wire: Mapping[str, Any]) -> Recovery | None:
         recover_seconds=raw.number(wire, "recoverSeconds"),
         lost_steps=raw.integer(wire, "lostSteps"),
     )
+
+
+def _node_failure(failure: NodeFailure) -> Wire:
+    at = rfc3339(failure.at, fraction=True)
+    return {"node": failure.node, "class": str(failure.failure_class), "at": at}
+
+
+def _read_node_failures(recovery: Mapping[str, Any]) -> Iterator[NodeFailure]:
+    for found in raw.objects(recovery, "nodeFailures"):
+        node, at = raw.text(found, "node"), parse_time(found.get("at"))
+        if node is not None and at is not None and found.get("class") in set(FailureClass):
+            yield NodeFailure(node, FailureClass(found["class"]), at)

@@ -80,8 +80,8 @@ class Applier:
                 await self._create_service(job)
             case CreateClaim(wanted):
                 await self._create_claim(job, wanted)
-            case CreatePod(index, incarnation):
-                await self._create_pod(job, index, incarnation, now)
+            case CreatePod():
+                await self._create_pod(job, action, now)
             case DeletePod(name, uid, force):
                 await self._delete_pod(job, name, uid, force)
             case Assign(pod_uid, assignment):
@@ -104,9 +104,11 @@ class Applier:
             await self.api.create(CLAIMS, claim.claim(job, wanted))
         self.lookups.changed(job)
 
-    async def _create_pod(self, job: Job, index: int, incarnation: int, now: datetime) -> None:
+    async def _create_pod(self, job: Job, wanted: CreatePod, now: datetime) -> None:
+        index = wanted.index
         try:
-            made = await self.api.create(PODS, pod.pod(job, index, incarnation, self.stream()))
+            body = pod.pod(job, index, wanted.incarnation, self.stream(), wanted.avoid)
+            made = await self.api.create(PODS, body)
         except AlreadyExists:
             made = await self.api.get(PODS, job.namespace, names.pod_name(job.name, index))
         if self.cache.pod_seen(made) != (job.namespace, job.name):

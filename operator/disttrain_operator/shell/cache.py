@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from disttrain_operator.core.model import Job, Pod
+from disttrain_operator.core.model import Job, NodeFailure, Pod
 from disttrain_operator.manifests import raw
 from disttrain_operator.manifests.meta import controller_uid
 from disttrain_operator.shell import observe
@@ -50,6 +50,8 @@ class Cache:
         self._pods: dict[Key, dict[str, SeenPod]] = {}
         self._key_of_pod: dict[str, Key] = {}
         self._key_of_job: dict[str, Key] = {}
+        self._node_failures: dict[str, tuple[NodeFailure, ...]] = {}
+        """By the UID of the job that has recorded them; most jobs have none."""
         self._gone: OrderedDict[str, None] = OrderedDict()
 
     def job(self, key: Key) -> SeenJob | None:
@@ -59,6 +61,10 @@ class Cache:
     def jobs(self) -> Iterator[SeenJob]:
         """All of them."""
         return iter(self._jobs.values())
+
+    def node_failures(self, but: str = "") -> tuple[tuple[NodeFailure, ...], ...]:
+        """What each job, but the one of that UID, has recorded against nodes."""
+        return tuple(failures for uid, failures in self._node_failures.items() if uid != but)
 
     def pods(self, key: Key, owner: str) -> tuple[Pod, ...]:
         """The pods that carry the job's label; those that the job does not own are marked as foreign."""
@@ -92,17 +98,26 @@ class Cache:
         if uid not in self._gone and (known is None or not is_older(version, known.version)):
             if known is not None and known.job.uid != uid:
                 self._key_of_job.pop(known.job.uid, None)
-            self._jobs[key] = SeenJob(observe.job(found, known.job if known is not None else None), version)
+                self._node_failures.pop(known.job.uid, None)
+            self._jobs[key] = seen = SeenJob(observe.job(found, known.job if known is not None else None), version)
             self._key_of_job[uid] = key
+            self._take_failures(seen.job)
         return key
 
     def job_gone(self, uid: str) -> Key | None:
         """It does not exist any more; a successor of the same name stays. Returns which it was, when that is known."""
         self._bury(uid)
+        self._node_failures.pop(uid, None)
         key = self._key_of_job.pop(uid, None)
         if key is not None:
             del self._jobs[key]
         return key
+
+    def _take_failures(self, job: Job) -> None:
+        if job.status.node_failures:
+            self._node_failures[job.uid] = job.status.node_failures
+        else:
+            self._node_failures.pop(job.uid, None)
 
     def pod_seen(self, found: Raw) -> Key | None:
         """Take a sight of a pod, unless a newer one is known. None: it carries no job's label."""

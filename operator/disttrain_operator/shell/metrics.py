@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prometheus_client import (
     CollectorRegistry,
@@ -34,6 +34,7 @@ TABLE: tuple[tuple[str, type, str, tuple[str, ...]], ...] = (
     ("leader", Gauge, "1 while this replica acts.", ()),
     ("agents_connected", Gauge, "Worker agents with an open stream.", ()),
     ("jobs", Gauge, "Jobs by state.", ("state",)),
+    ("node_mark", Gauge, "What recorded failures hold against a node; from 0.5 on new pods avoid it.", ("node",)),
     ("job_recoveries", Counter, "Restarts of a group of workers, by the class of the failure.", ("reason",)),
     ("job_recovery_seconds", Histogram, "From a failure to the first new step.", ()),
     ("job_lost_steps", Counter, "Finished steps that had to be run again.", ()),
@@ -86,7 +87,7 @@ class Metrics:
         assert isinstance(metric, Gauge)
         (metric.labels(*values) if values else metric).set_to_current_time()
 
-    def set_all(self, name: str, found: dict[str, int]) -> None:
+    def set_all(self, name: str, found: Mapping[str, float]) -> None:
         """Set a gauge for each label value; those not named vanish."""
         metric = self._all[name]
         assert isinstance(metric, Gauge)

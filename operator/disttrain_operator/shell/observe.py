@@ -97,6 +97,7 @@ def _spec(spec: Raw, name: str) -> Spec:
         claim=_claim_spec(raw.obj(checkpoint, "volume"), name) if checkpoint else None,
         keep=raw.integer(checkpoint, "keep") or 3,
         managed_by=raw.text(spec, "managedBy"),
+        avoid_marked_nodes=recovery.get("avoidMarkedNodes") is not False,
     )
 
 

@@ -38,6 +38,7 @@ def pod(found: Raw) -> Pod:
         deleting="deletionTimestamp" in meta,
         exit=ended,
         lost=_lost(name, state),
+        unreachable=_does_not_answer(state),
         waiting=_waiting(state) if ended is None else None,
         foreign=index is None or name != names.pod_name(raw.text(marks, labels.JOB) or "", index),
     )
@@ -82,7 +83,7 @@ def _last_words(message: str) -> Report | None:
 def _lost(name: str, state: Raw) -> str | None:
     """Ended by the cluster, or on a node that is gone. A pod that is still on its way out has time to save: not yet lost."""
     reason, phase = raw.text(state, "reason") or "", state.get("phase")
-    if phase == "Unknown" or reason in UNREACHABLE:
+    if _does_not_answer(state):
         return f"pod {name}: its node does not answer ({reason or 'Unknown'})"
     if phase != "Failed":
         return None
@@ -95,6 +96,10 @@ def _lost(name: str, state: Raw) -> str | None:
     if not raw.obj(raw.obj(_container(state), "state"), "terminated"):
         return _sentence(name, reason or "NodeRefused", why)  # the kubelet turned it away before it ran
     return None
+
+
+def _does_not_answer(state: Raw) -> bool:
+    return state.get("phase") == "Unknown" or raw.text(state, "reason") in UNREACHABLE
 
 
 def _sentence(name: str, reason: str, why: str) -> str:
