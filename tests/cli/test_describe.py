@@ -73,6 +73,11 @@ def test_it_says_who_stands_by_and_who_has_taken_whose_place(api: FakeApi, cli: 
     assert "1 mnist-1 stands by" in said and "3 mnist-3 1 Running" in said
 
 
+def test_a_failure_that_was_a_fire_drill_is_called_one(recovered: FakeApi, cli: Cli) -> None:
+    recovered.status("mnist", recovery={"count": 1, "last": LAST | {"drill": "kill-rank"}})
+    assert "Last failure: fire drill kill-rank\n" in cli("describe", "mnist").out
+
+
 def test_what_one_may_not_see_is_left_out(recovered: FakeApi, cli: Cli) -> None:
     for path in ("/pods", "/events", "/persistentvolumeclaims"):
         recovered.fail("GET", path, 403, status_body(403, "Forbidden", "no", kind="x"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from tests.sdk.conftest import condition, job, pod
 from tests.sdk.fake_api import JOBS, FakeApi
 from tests.sdk.fake_exec import Ran
 from tests.sdk.refusals import status_body
+
+from disttrain_contract.drill import Announcement, Fault, read_announcement
 
 OPERATOR = {"app.kubernetes.io/component": "operator"}
 RUNNING = condition("Running", "True")
@@ -255,3 +258,42 @@ def test_a_finished_job_is_left_alone(world: World, cli: Cli) -> None:
     world.tell(condition("Succeeded", "True"))
     done = cli("drill", "mnist", "--fault", "kill-rank", "--yes")
     assert done.code == 2 and "nothing runs that could be hit" in done.err and not world.api.execs.seen
+
+
+def announcements(world: World) -> list[Any]:
+    """What the job has carried, one after the other."""
+    told = (
+        raw["metadata"].get("annotations", {}).get("disttrain.dev/drill")
+        for _, _, kind, raw in world.api.history
+        if kind == JOBS
+    )
+    return [said for said, _ in groupby(told)]
+
+
+@pytest.mark.parametrize("fault", ["kill-rank", "kill-pod", "evict"])
+def test_the_job_is_told_that_it_is_a_drill_before_it_happens_and_for_as_long_as_it_lasts(
+    world: World, cli: Cli, fault: str
+) -> None:
+    world.api.status("mnist", incarnation=4)
+    world.runs(lambda *_: Ran(out="rank 1\n", then=world.recovers))
+    world.api.on_delete = lambda *_: world.recovers()
+    assert cli("drill", "mnist", "--fault", fault, "--yes").code == 0
+    before, during, after = announcements(world)
+    assert (before, after) == (None, None)
+    assert read_announcement(during) == Announcement(Fault(fault), 4, "mnist-1")
+    verbs = [method for method, path, _ in world.api.requests if method != "GET" or path.endswith("/exec")]
+    assert verbs[0] == verbs[-1] == "PATCH", "before the fault, and behind it"
+
+
+def test_a_drill_that_could_not_be_made_is_taken_back(world: World, cli: Cli) -> None:
+    world.runs(lambda *_: Ran(err="rank 7 does not run here\n", code=3))
+    assert cli("drill", "mnist", "--fault", "kill-rank", "--rank", "7", "--yes").code == 2
+    assert announcements(world)[-1] is None and len(announcements(world)) == 4
+
+
+def test_who_may_not_write_on_the_job_may_drill_it_all_the_same(world: World, cli: Cli) -> None:
+    world.runs(rank_1_is_in_worker_1(world))
+    for _ in range(2):
+        world.api.fail("PATCH", "/disttrainjobs/mnist", 403, status_body(403, "Forbidden", "no", kind="x"))
+    done = cli("drill", "mnist", "--fault", "kill-rank", "--rank", "1", "--yes")
+    assert done.code == 0 and "status will not say that it was a drill: that needs patch on disttrainjobs" in done.err

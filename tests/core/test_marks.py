@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from disttrain_contract.drill import Announcement, Fault
 from disttrain_contract.failures import FailureClass
 from disttrain_contract.stall import Phase, Stall
 from disttrain_operator.core import marks
@@ -180,3 +181,28 @@ def test_marks_cost_a_job_at_rest_nothing() -> None:
     first = ask(job, *(at_work(n, node="bad") for n in range(3)), others=((LOST, LOST),))
     again = ask(replace(job, status=first.status), *(at_work(n, node="bad") for n in range(3)), now=later(7200))
     assert (again.actions, again.wake_at) == ((), None) and again.status == first.status
+
+
+# -- fire drills ---------------------------------------------------------------------------------------------------
+def drilled(incarnation: int = 1, pod: str = "mnist-0") -> Job:
+    return replace(a_job(status=running()), drill=Announcement(Fault.KILL_RANK, incarnation, pod))
+
+
+KILLED = crashed(0, failure=failed(kind=FailureClass.SIGNAL, code=137), node="bad")
+
+
+def test_a_fire_drill_is_called_one_and_held_against_no_node() -> None:
+    answer = of_three(KILLED, drilled())
+    last = answer.status.last_recovery
+    assert last is not None and last.drill == "kill-rank" and held_against(answer) == []
+    assert [e.message for e in answer.events if e.reason == "Signal"][0].startswith(
+        "fire drill kill-rank: rank 0 on mnist-0"
+    )
+    assert answer.status.attempts == 1, "charged as any other"
+
+
+@pytest.mark.parametrize("job", [drilled(incarnation=2), drilled(pod="mnist-1"), a_job(status=running())])
+def test_any_other_failure_is_none(job: Job) -> None:
+    answer = of_three(KILLED, job)
+    last = answer.status.last_recovery
+    assert last is not None and last.drill is None and held_against(answer) == [("bad", "Signal")]

@@ -70,7 +70,7 @@ STATUSES = st.builds(
         st.builds(
             Recovery, incarnation=WHOLE, cause=TEXT, failure_class=st.sampled_from(FailureClass), failed_at=TIMES, rank=maybe(WHOLE),
             pod=maybe(TEXT), node=maybe(TEXT), exit_code=maybe(WHOLE), traceback=maybe(TEXT), step=maybe(WHOLE),
-            restored_step=maybe(WHOLE), source=maybe(TEXT), recover_seconds=maybe(NUMBERS), lost_steps=maybe(WHOLE),
+            restored_step=maybe(WHOLE), source=maybe(TEXT), recover_seconds=maybe(NUMBERS), lost_steps=maybe(WHOLE), drill=maybe(TEXT),
         )
     ),
 )  # fmt: skip

@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 
 from disttrain_contract import labels
+from disttrain_contract.drill import Announcement, Fault
+from disttrain_contract.failures import FailureClass
 from disttrain_operator.core.conditions import Type, find, is_true
 from disttrain_operator.shell.errors import Conflict, Refused
 from disttrain_operator.shell.kinds import CLAIMS, JOBS, PODS, SERVICES
@@ -352,3 +354,16 @@ async def test_a_node_that_another_job_has_lost_is_avoided_by_the_pods_that_are_
     (term,) = made[0]["spec"]["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
     assert term["preference"]["matchFields"][0]["values"] == ["bad"]
     assert all("affinity" not in p["spec"] for p in world.kube.named(PODS).values() if p is not made[0])
+
+
+async def test_a_drill_that_was_announced_a_moment_ago_is_not_taken_for_a_misfortune() -> None:
+    world = World()
+    await world.until(lambda w: w.training.step >= 3)
+    said = Announcement(Fault.KILL_RANK, 1, "mnist-1").encode()
+    world.deaf_rounds = 1000  # the watch does not bring the annotation: only the conflict tells
+    world.kube.change(JOBS, "team", "mnist", lambda job: job["metadata"].update(annotations={labels.DRILL: said}))
+    world.fail(world.by_index(1), "killed by SIGKILL", FailureClass.SIGNAL)
+    await world.until(lambda w: w.status.recoveries == 1)
+    last = world.status.last_recovery
+    assert last is not None and (last.drill, last.pod) == ("kill-rank", "mnist-1")
+    assert world.status.node_failures == ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, dataclass
 from enum import IntEnum, StrEnum
 
 MODULE = "disttrain_runtime.drill"
@@ -41,3 +43,28 @@ class Exit(IntEnum):
     """The fault cannot be made here; stderr says why."""
     NOT_HERE = 3
     """The rank is not in this pod: look in the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What is written on the job before a fault is made, so that the failure can be told from a real one. It names the
+    incarnation and the pod that it is for: it means nothing for any other failure, and nothing once that one is over."""
+
+    fault: Fault
+    incarnation: int
+    pod: str
+
+    def encode(self) -> str:
+        """The annotation's value."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+
+def read_announcement(text: str | None) -> Announcement | None:
+    """None for what is none: anybody may write an annotation."""
+    try:
+        found = json.loads(text or "")
+        fault, incarnation, pod = Fault(found["fault"]), found["incarnation"], found["pod"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    whole = isinstance(incarnation, int) and not isinstance(incarnation, bool)
+    return Announcement(fault, incarnation, pod) if whole and isinstance(pod, str) else None

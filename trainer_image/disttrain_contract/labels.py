@@ -18,6 +18,9 @@ JOB_UID = f"{GROUP}/job-uid"
 SPEC_GENERATION = f"{GROUP}/generation"
 """Annotation: the job generation a pod was rendered from."""
 
+DRILL = f"{GROUP}/drill"
+"""Annotation of a job: the fire drill that is about to hit it."""
+
 MANAGED_BY = "app.kubernetes.io/managed-by"
 COMPONENT = "app.kubernetes.io/component"
 MANAGER = "disttrain-operator"

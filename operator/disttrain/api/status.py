@@ -103,6 +103,9 @@ class RecoveryEvent(ApiModel):
     detect_seconds: float | None = Field(None, description="From the failure to the operator's decision.")
     recover_seconds: float | None = Field(None, description="From the failure to the first new step.")
     lost_steps: int | None = Field(None, description="Finished steps that had to be run again.")
+    drill: Annotated[str, Field(max_length=64)] | None = Field(
+        None, description="The fault of the fire drill that it was (disttrain drill); unset: it was none."
+    )
 
 
 class NodeFailure(ApiModel):

@@ -159,7 +159,7 @@ def _recovery(console: Console, job: Job, now: datetime) -> None:
     last = job.status.recovery.last if job.status.recovery is not None else None
     if last is None:
         return
-    _title(console, "Last failure")
+    _title(console, f"Last failure: fire drill {last.drill}" if last.drill else "Last failure")
     rank = f"rank {last.rank} in " if last.rank is not None else ""
     node = f" on {last.node}" if last.node else ""
     ended = f", exit code {last.exit_code}" if last.exit_code is not None else ""

@@ -13,6 +13,9 @@ OF_A_RANK = frozenset({Fault.KILL_RANK, Fault.STOP_RANK})
 OF_A_POD = frozenset({Fault.KILL_POD, Fault.EVICT, Fault.FILL_DISK})
 """Faults that hit a worker or are made from inside one."""
 
+OF_A_RECOVERY = frozenset({Fault.KILL_RANK, Fault.STOP_RANK, Fault.KILL_POD, Fault.EVICT})
+"""Faults that cost a recovery, of which the status tells."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:

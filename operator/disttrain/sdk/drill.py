@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from disttrain.sdk import errors
-from disttrain.sdk.course import Course, Moment, Order, Result, obstacle, readiness
+from disttrain.sdk.course import OF_A_RECOVERY, Course, Moment, Order, Result, obstacle, readiness
 from disttrain.sdk.faults import Faults, Made
 from disttrain.sdk.updates import JobGone, JobSeen, Update
 from disttrain_contract.drill import Fault
@@ -59,13 +59,20 @@ class Drill:
         order, client = self._order, self._client
         job = client.get(name)
         claim = client.claim(job) if order.fault is Fault.FILL_DISK else None
-        made = self._faults.make(order, job, client.workers(job), claim)
+        try:
+            made = self._faults.make(order, job, client.workers(job), claim)
+        except BaseException:
+            self._faults.withdraw()
+            raise
         try:
             self._say(f"{order.fault}: {made.where} at step {Moment(job, 0.0).step}")
+            if order.fault in OF_A_RECOVERY and not made.announced:
+                self._say("status will not say that it was a drill: that needs patch on disttrainjobs")
             course = Course(order.fault, Moment(job, made.at, made.leader))
             return self._watch(updates, course, made)
         finally:
             made.undo()
+            self._faults.withdraw()
 
     def _watch(self, updates: Generator[Update], course: Course, made: Made) -> tuple[Result, int]:
         last = course.before

@@ -12,9 +12,9 @@ from disttrain.sdk import errors, paths
 from disttrain.sdk.course import Order, candidates
 from disttrain.sdk.execute import Execution
 from disttrain.sdk.job import Job, Raw, Worker
-from disttrain.sdk.transport import Request, Transport
-from disttrain_contract import names
-from disttrain_contract.drill import CONTINUE_RANK, MODULE, Exit, Fault
+from disttrain.sdk.transport import MERGE_PATCH, Request, Transport
+from disttrain_contract import labels, names
+from disttrain_contract.drill import CONTINUE_RANK, MODULE, Announcement, Exit, Fault
 
 ANSWER_SECONDS = 30.0
 """For a small Python program to start in a container that is busy."""
@@ -41,6 +41,8 @@ class Made:
     """When, by the monotonic clock."""
     leader: str | None = None
     """The operator that was killed."""
+    announced: bool = False
+    """The job says that it was a drill."""
     undo: Callable[[], None] = lambda: None
     """Take back what does not pass by itself. Never raises, may be called whatever became of the job."""
 
@@ -51,6 +53,7 @@ class Faults:
     def __init__(self, transport: Transport, clock: Callable[[], float] = time.monotonic) -> None:
         self._transport = transport
         self._clock = clock
+        self._announced: Job | None = None
 
     def make(self, order: Order, job: Job, workers: Sequence[Worker], claim: Raw | None) -> Made:
         """Raises `NotAllowed` with the right that is missing, `BadInput` when there is nothing to hit."""
@@ -59,6 +62,13 @@ class Faults:
         except errors.NotAllowed as refused:
             hint = f"a drill acts with your own rights; {order.fault} also needs: {RIGHTS[order.fault]}"
             raise errors.NotAllowed(str(refused), status=refused.status, hint=hint) from refused
+
+    def withdraw(self) -> None:
+        """Take the announcement of a drill that is over, or was not made, off its job. Never raises."""
+        if self._announced is not None:
+            with suppress(errors.DisttrainError):
+                self._annotate(self._announced, None)
+            self._announced = None
 
     def leader(self, namespace: str) -> str:
         """The pod that leads as operator; empty: none."""
@@ -78,13 +88,29 @@ class Faults:
             raise errors.BadInput(f"{which} of job {job.name} runs now")
         match order.fault:
             case Fault.KILL_POD:
-                return self._delete(found[0].name, job.namespace, found[0].uid)
+                told = self._announce(order, job, found[0])
+                return replace(self._delete(found[0].name, job.namespace, found[0].uid), announced=told)
             case Fault.EVICT:
-                return self._evict(found[0], job.namespace)
+                told = self._announce(order, job, found[0])
+                return replace(self._evict(found[0], job.namespace), announced=told)
             case Fault.FILL_DISK:
                 return self._fill(found[0], job, order.seconds, claim)
             case _:
                 return self._hit(order, job, found)
+
+    def _announce(self, order: Order, job: Job, worker: Worker) -> bool:
+        """Write on the job what is about to hit it; False: the caller may not."""
+        try:
+            self._annotate(job, Announcement(order.fault, job.status.incarnation or 0, worker.name).encode())
+        except errors.NotAllowed:
+            return False
+        self._announced = job
+        return True
+
+    def _annotate(self, job: Job, value: str | None) -> None:
+        body = {"metadata": {"annotations": {labels.DRILL: value}}}
+        path = paths.job(job.namespace, job.name)
+        self._transport.send(Request(method="PATCH", path=path, body=body, content_type=MERGE_PATCH))
 
     def _delete(self, pod: str, namespace: str, uid: str, leader: str | None = None) -> Made:
         """At once, and only this very pod."""
@@ -114,6 +140,7 @@ class Faults:
         rank = () if order.rank is None else ("--rank", str(order.rank))
         here = ""
         for worker in found:
+            told = self._announce(order, job, worker)
             with closing(self._execute(worker, job, order.fault, *rank)) as running:
                 line, at = running.line(ANSWER_SECONDS), self._clock()
                 if line is None:
@@ -121,7 +148,7 @@ class Faults:
                     continue
                 with suppress(errors.Unreachable, errors.TimedOut):  # the pod may go down with its rank
                     _require_done(running, worker)
-            made = Made(f"{line} in {worker.name}", at)
+            made = Made(f"{line} in {worker.name}", at, announced=told)
             if order.fault is Fault.STOP_RANK:
                 return replace(made, undo=self._continuing(worker, job, line.removeprefix("rank ")))
             return made

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from disttrain_contract.drill import Announcement
 from disttrain_contract.failures import FailureClass
 from disttrain_contract.messages import Checkpoint, Progress, Report, Restore
 from disttrain_operator.core.conditions import Condition
@@ -105,6 +106,8 @@ class Recovery:
     detect_seconds: float | None = None
     recover_seconds: float | None = None
     lost_steps: int | None = None
+    drill: str | None = None
+    """The fault of the fire drill that it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +179,8 @@ class Job:
     invalid: str | None = None
     """The spec cannot be understood (an older or newer CRD): this sentence says why."""
     raw_spec: Mapping[str, object] = field(default_factory=dict)
+    drill: Announcement | None = None
+    """A fire drill that somebody has announced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

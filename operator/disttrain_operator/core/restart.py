@@ -10,7 +10,7 @@ from disttrain_operator.core import budget, failure, finish, goodput, marks, nar
 from disttrain_operator.core.actions import Event, Plan
 from disttrain_operator.core.conditions import Type
 from disttrain_operator.core.failure import Found
-from disttrain_operator.core.model import NodeFailure, Recovery, Status, Verdict, World
+from disttrain_operator.core.model import Job, NodeFailure, Recovery, Status, Verdict, World
 
 MAX_CAUSE = 1000
 MAX_TRACEBACK = 4000
@@ -29,7 +29,7 @@ def _restart(world: World, cause: Found, doomed: tuple[str, ...], now: datetime)
     spec, status = world.job.spec, progress.fold(world, now)
     verdict, before = failure.verdict(spec, cause), status.last_recovery
     charged = verdict is Verdict.RESTART_GROUP
-    event = _recorded(status, cause, now)
+    event = _recorded(world.job, status, cause, now)
     account = budget.charge(spec, status, cause, event.step, charged=charged, now=now)
     status = replace(
         status, last_recovery=event, charges=account.charges, charged_step=account.verified_step, repeats=account.repeats,
@@ -37,6 +37,7 @@ def _restart(world: World, cause: Found, doomed: tuple[str, ...], now: datetime)
         node_failures=_against_node(status, event, cause, verdict, now),
     )  # fmt: skip
     who = f"rank {cause.rank} on {cause.pod}" if cause.rank is not None else cause.pod
+    who = f"fire drill {event.drill}: {who}" if event.drill is not None else who
     if verdict is Verdict.FAIL:
         return finish.fail(world, status, now, cause.failure_class, f"{who}: {cause.message}")
     if charged and len(account.charges) > spec.max_failures:
@@ -54,7 +55,7 @@ def _against_node(
 ) -> tuple[NodeFailure, ...]:
     """What the job holds against nodes from now on. A suspicion that the job's own rules tell to ignore is none."""
     suspicious = cause.is_suspicious and verdict is not Verdict.IGNORE
-    if cause.node is None or not (cause.node_gone or suspicious):
+    if cause.node is None or event.drill is not None or not (cause.node_gone or suspicious):
         return status.node_failures
     return marks.recorded(status.node_failures, NodeFailure(cause.node, cause.failure_class, event.failed_at), now)
 
@@ -72,7 +73,7 @@ def _newly_avoided(world: World, status: Status, now: datetime) -> Iterator[Even
             yield Event("NodeAvoided", message, warning=True)
 
 
-def _recorded(status: Status, cause: Found, now: datetime) -> Recovery:
+def _recorded(job: Job, status: Status, cause: Found, now: datetime) -> Recovery:
     seen = status.progress.step if status.progress is not None else None
     ago = min(timedelta(seconds=max(cause.seconds_ago, 0.0)), MAX_AGO)
     return Recovery(
@@ -87,6 +88,16 @@ def _recorded(status: Status, cause: Found, now: datetime) -> Recovery:
         exit_code=cause.exit_code,
         step=cause.step if cause.step is not None else seen,
         traceback=cause.traceback[-MAX_TRACEBACK:] if cause.traceback else None,
+        drill=_drill(job, cause),
+    )
+
+
+def _drill(job: Job, cause: Found) -> str | None:
+    """The announced fault, when this failure is the one that it is for. The status is written over the version of the job that
+    was planned from, so an announcement that was made before the fault cannot be overlooked."""
+    told = job.drill
+    return (
+        told.fault if told is not None and (told.incarnation, told.pod) == (job.status.incarnation, cause.pod) else None
     )
 
 

@@ -260,6 +260,7 @@ def _recovery(recovery: Recovery | None) -> Wire | None:
         detectSeconds=measured(recovery.detect_seconds),
         recoverSeconds=measured(recovery.recover_seconds),
         lostSteps=_whole(recovery.lost_steps),
+        drill=recovery.drill,
     )
     return fields | {"class": str(recovery.failure_class)}
 
@@ -285,6 +286,7 @@ def _read_recovery(wire: Mapping[str, Any]) -> Recovery | None:
         detect_seconds=raw.number(wire, "detectSeconds"),
         recover_seconds=raw.number(wire, "recoverSeconds"),
         lost_steps=raw.integer(wire, "lostSteps"),
+        drill=raw.text(wire, "drill"),
     )
 
 

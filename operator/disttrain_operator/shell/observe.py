@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from disttrain.api.spec import DistTrainJobSpec
 from disttrain_contract import labels, names
+from disttrain_contract.drill import read_announcement
 from disttrain_contract.failures import FailureClass
 from disttrain_operator.core.model import Claim, ClaimSpec, CleanPodPolicy, Job, Rule, Spec, Verdict
 from disttrain_operator.manifests import pod as pod_manifest
@@ -30,12 +31,14 @@ def job(found: Raw, known: Job | None = None) -> Job:
     `known`, an earlier sight, spares reading a spec again that is still the same (and keeping it twice)."""
     meta, spec = raw.obj(found, "metadata"), raw.obj(found, "spec")
     name = raw.text(meta, "name") or ""
+    drill = read_announcement(raw.text(raw.obj(meta, "annotations"), labels.DRILL))
     if known is not None and known.uid == meta.get("uid") and known.raw_spec == spec:
         return replace(
             known,
             generation=raw.integer(meta, "generation") or 0,
             status=status.from_wire(found.get("status")),
             deleting="deletionTimestamp" in meta,
+            drill=drill,
         )
     seen = Job(
         namespace=raw.text(meta, "namespace") or "",
@@ -48,6 +51,7 @@ def job(found: Raw, known: Job | None = None) -> Job:
         deleting="deletionTimestamp" in meta,
         invalid=_problem(spec),
         raw_spec=spec,
+        drill=drill,
     )
     return seen if seen.invalid is not None else _rendered(seen)
 
