@@ -8,11 +8,11 @@ import os
 import signal
 import socket
 import sys
-from datetime import UTC, datetime
 
 from disttrain_operator.process import Operator
 from disttrain_operator.settings import Settings, SettingsError
 from disttrain_operator.shell import cluster, logs
+from disttrain_operator.shell.clock import SteadyClock
 from disttrain_operator.shell.metrics import Metrics
 
 log = logging.getLogger("disttrain_operator")
@@ -47,7 +47,7 @@ async def serve(settings: Settings) -> None:
         metrics.count("api_requests", verb, resource, str(code))
 
     async with cluster.Cluster(await cluster.load(), count) as api:
-        operator = Operator(settings, api, metrics, now=lambda: datetime.now(UTC))  # noqa: TID251 - the rim
+        operator = Operator(settings, api, metrics, now=SteadyClock())
         again = asyncio.create_task(_signals_again(started, stop))
         await operator.run(stop, started)
         again.cancel()

@@ -37,11 +37,11 @@ def resize(world: World, status: Status, now: datetime) -> Resize | None:
     if len(seats) > job.spec.workers:
         return Resize(seats[: job.spec.workers], now)
     if conditions.is_true(status.conditions, Type.RUNNING):
-        return _grown(world, status)
-    return None if job.spec.min_workers is None or timing.is_held(status, now) else _gathered(world, status)
+        return _grown(world, status, now)
+    return None if job.spec.min_workers is None or timing.is_held(status, now) else _gathered(world, status, now)
 
 
-def _grown(world: World, status: Status) -> Resize | None:
+def _grown(world: World, status: Status, now: datetime) -> Resize | None:
     """All workers again, or after a while as many as there are."""
     seats, members, absent = group.seats(world.job), group.members(world).values(), group.absent(world.job)
     if not absent or len(members) < len(seats) or not all(group.is_ready(p) for p in members):
@@ -50,10 +50,10 @@ def _grown(world: World, status: Status) -> Resize | None:
     if not spare or running is None:
         return None
     wait = GROW_AFTER if len(spare) == absent else GROW_PARTLY_AFTER
-    return Resize((*seats, *spare), running.since + wait)
+    return Resize((*seats, *spare), timing.due(running.since, wait, now))
 
 
-def _gathered(world: World, status: Status) -> Resize | None:
+def _gathered(world: World, status: Status, now: datetime) -> Resize | None:
     """Those that are there, when somebody is not and enough are."""
     job, members = world.job, group.members(world)
     here = {place: p for place, p in members.items() if group.is_ready(p)}
@@ -64,7 +64,7 @@ def _gathered(world: World, status: Status) -> Resize | None:
         return None
     if any(seating.patience(p) > 0 for p in late):
         return None  # its stream comes back, or it will be lost
-    return Resize(seats, ready.since + GATHER)
+    return Resize(seats, timing.due(ready.since, GATHER, now))
 
 
 def resized(world: World, status: Status, seats: tuple[int, ...], now: datetime) -> Plan:

@@ -71,7 +71,7 @@ def _remove(world: World, now: datetime) -> Iterator[Action]:
         yield from (_delete(p) for p in (*seated, *others) if not p.deleting)
         return
     yield from (_delete(p) for p in others if not p.deleting)  # they have trained nothing: no log to keep
-    if now < ended + STOP_GRACE:
+    if now < timing.due(ended, STOP_GRACE, now):
         yield from group.stops(job, seated, "the job has finished")
         return
     yield from (_delete(p) for p in seated if p.exit is None and not p.deleting)

@@ -82,7 +82,7 @@ def stalled(ledger: Ledger, before: Checkpoint | None, after: Checkpoint | None,
     known = before.stalled_seconds if before is not None and before.incarnation == after.incarnation else 0.0
     waited = max(0.0, after.stalled_seconds - known)
     if ledger.current is Bucket.PRODUCTIVE and ledger.since is not None:
-        waited = min(waited, (now - ledger.since).total_seconds())
+        waited = min(waited, max(0.0, (now - ledger.since).total_seconds()))
         return replace(ledger, since=ledger.since + timedelta(seconds=waited)).add(Bucket.CHECKPOINT_STALL, waited)
     productive = ledger.seconds.get(Bucket.PRODUCTIVE, 0.0)  # closed already: take it out again
     if not (waited := min(waited, productive)):

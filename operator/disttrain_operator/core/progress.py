@@ -91,5 +91,5 @@ def _recovered(status: Status, reports: tuple[Report, ...], now: datetime) -> Re
         )
     step = next((r.progress.step for r in reports if r.progress is not None), None)
     if last.recover_seconds is None and step is not None and step > (last.step or 0):
-        last = replace(last, recover_seconds=round((now - last.failed_at).total_seconds(), 3))
+        last = replace(last, recover_seconds=round(max(0.0, (now - last.failed_at).total_seconds()), 3))
     return last

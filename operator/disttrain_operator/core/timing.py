@@ -16,6 +16,9 @@ STANDBY_QUIET = 2 * MAX_STANDBY_BACKOFF
 """A standby that keeps dying is made again as the kubelet would restart a container: at once, after 10, 20, 40 … 300 s, and
 after ten minutes without trouble it starts from the beginning."""
 
+CLOCKS_DIFFER = 2
+"""So many times its own length a wait may seem to last: clocks of two machines that agree to the second, or the minute, break no back-off."""
+
 
 def restart_delay(attempts: int, *, charged: bool, progressed: bool) -> timedelta:
     """At once after the first failure and after any failure that came behind new steps; then 1, 2, 4 … 60 s."""
@@ -37,12 +40,18 @@ def standby_retry(status: Status) -> datetime | None:
 def standby_is_held(status: Status, now: datetime) -> bool:
     """Whether that is later than now."""
     retry = standby_retry(status)
-    return retry is not None and now < retry
+    return retry is not None and now < retry <= now + CLOCKS_DIFFER * MAX_STANDBY_BACKOFF
 
 
 def is_held(status: Status, now: datetime) -> bool:
-    """The next incarnation waits for its back-off."""
-    return status.restart_after is not None and now < status.restart_after
+    """The next incarnation waits for its back-off. One that is further away than any can be was written by a clock ahead of ours
+    (of the operator before this one, on another machine): nobody knows what is left of it, so nothing is."""
+    return status.restart_after is not None and now < status.restart_after <= now + CLOCKS_DIFFER * MAX_BACKOFF
+
+
+def due(since: datetime, wait: timedelta, now: datetime) -> datetime:
+    """When a wait is over that began at `since`. One that has not begun yet was written by a clock ahead of ours: it begins and ends now."""
+    return since + wait if since <= now else now
 
 
 def active_deadline(job: Job) -> datetime | None:
