@@ -15,6 +15,7 @@ pytest.importorskip("torch")
 from disttrain_contract import env as contract
 from disttrain_contract.env import RunConfig
 from disttrain_contract.messages import Failure, decode_rank_message
+from disttrain_contract.strategy import StrategyConfig, Synchronization
 from disttrain_runtime.worker import main
 
 pytestmark = pytest.mark.torch
@@ -58,6 +59,12 @@ def test_a_missing_data_file_is_the_codes_fault_and_has_a_traceback(tmp_path: Pa
 
 
 def test_an_unknown_method_is_named(tmp_path: Path) -> None:
-    code, (failure,) = heard(RunConfig(entrypoint="support.gloo_tasks:build", synchronization="telepathy"), tmp_path)
+    code, (failure,) = heard(
+        RunConfig(
+            entrypoint="support.gloo_tasks:build",
+            strategy=StrategyConfig(synchronization=Synchronization(method="telepathy")),
+        ),
+        tmp_path,
+    )
     assert (code, failure.failure_class) == (64, "EntrypointError")
     assert "'telepathy' is unknown to this image; it has: allReduce" in failure.message

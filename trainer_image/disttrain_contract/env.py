@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
+from disttrain_contract.strategy import StrategyConfig, strategy_from_json
+
 PREFIX = "DISTTRAIN_"
 RUN = PREFIX + "RUN"
 REPORT_FD = PREFIX + "REPORT_FD"
@@ -59,7 +61,7 @@ class RunConfig:
     processes_per_worker: int | None = None
     """None: one per visible GPU, else one."""
     seed: int = 0
-    synchronization: str = "allReduce"
+    strategy: StrategyConfig = field(default_factory=StrategyConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     hang_timeout_seconds: float | None = None
@@ -113,4 +115,5 @@ def run_from_json(text: str) -> RunConfig:
     raw["command"], raw["args"] = tuple(raw.get("command", ())), tuple(raw.get("args", ()))
     raw["checkpoint"] = CheckpointConfig(**raw.get("checkpoint", {}))
     raw["evaluation"] = EvaluationConfig(**raw.get("evaluation", {}))
+    raw["strategy"] = strategy_from_json(raw.get("strategy", {}))
     return RunConfig(**raw)

@@ -21,7 +21,7 @@ from disttrain_runtime.survivors import NOTHING
 
 
 class Checkpointing:
-    """State is replicated, so rank 0 has the saver; the other ranks take part in the restore only."""
+    """Rank 0 has the saver; the other ranks take part in the restore, and bring rank 0 what only they have."""
 
     def __init__(self, config: WorkerConfig, order: SampleOrder, strategy: Strategy, reporter: Reporter) -> None:
         self._config, self._order, self._strategy, self._reporter = config, order, strategy, reporter
@@ -56,7 +56,7 @@ class Checkpointing:
         """A collective. Load the newest good checkpoint, if any, and give its step."""
         restored = self._open()
         if restored.state is not None:
-            self._strategy.load(restored.state)
+            self._strategy.load_whole(restored.state)
         else:
             self._strategy.equalise()
         self._mark = Mark(restored.message.step, now)
@@ -66,7 +66,7 @@ class Checkpointing:
 
     def prepare(self) -> None:
         """After the first step, when the optimizer has its state: make the memory for the copies."""
-        if self._saver is not None and not self._prepared:
+        if self._saver is not None and not self._prepared and not self._strategy.saves_together:
             self._prepared = True
             self._saver.prepare(self._strategy.state())
 
@@ -78,20 +78,25 @@ class Checkpointing:
         return not self._saver.busy and self._cadence.due(self._mark, step, now)
 
     def save(self, step: int, now: float) -> None:
-        """Begin to save; training waits for a memory copy only."""
+        """Begin to save; training waits for a memory copy only. A collective where rank 0 has not all there is."""
         self._mark = Mark(step, now)
+        whole = self._strategy.whole() if self._strategy.saves_together or self._saver is not None else {}
         if self._saver is not None:
-            self._announce(self._saver.save(self._strategy.state(), self._facts(step)))
+            self._announce(self._saver.save(whole, self._facts(step)))
 
     def settle(self, step: int, now: float) -> bool:
-        """The state of this step is on the disk when this returns True. What is already committed is not saved again."""
-        if self._saver is None:
-            return True
-        self._announce(self._saver.finish())
-        if self._saver.committed != step:
+        """The state of this step is on the disk when this returns True. What is already committed is not saved again.
+
+        A collective where rank 0 has not all there is.
+        """
+        self.abandon()
+        missing = self._saver is not None and self._saver.committed != step
+        if self._strategy.saves_together:
+            missing = bool(self._group.agree([missing])[0])
+        if missing:
             self.save(step, now)
-            self._announce(self._saver.finish())
-        return self._saver.committed == step
+            self.abandon()
+        return self._saver is None or self._saver.committed == step
 
     def conclude(self, step: int, now: float) -> None:
         """The end of training: without its last checkpoint the result would be lost, and the job must not say it succeeded."""
@@ -103,7 +108,7 @@ class Checkpointing:
 
     def leave(self, step: int, now: float) -> None:
         """Told to stop while the group was broken: what this rank holds need not be lost."""
-        if step != NOTHING:
+        if step != NOTHING and not self._strategy.saves_together:
             self.settle(step, now)
 
     def abandon(self) -> None:

@@ -50,7 +50,7 @@ def share(steps: Sequence[int]) -> Sharing | None:
 
 
 def give(state: Mapping[str, Any], group: Group, to: int) -> None:
-    """Send a whole state to one rank."""
+    """Send a whole state to one rank. CPU or GPU memory; it arrives in CPU memory."""
     structure, groups = take_apart(state)
     named = [(key, name, tensor) for key, tensors in groups.items() for name, tensor in tensors.items()]
     entries = [[key, name, NAMES[tensor.dtype], list(tensor.shape)] for key, name, tensor in named]
@@ -98,6 +98,14 @@ def take(group: Group, giver: int) -> dict[str, Any]:
     if seen.numpy().tobytes() != digest.digest():
         raise TransferError(f"state from rank {giver} arrived damaged: the digests differ")
     return put_together(told["structure"].encode(), tensors)
+
+
+def collect(part: Mapping[str, Any], group: Group) -> list[Mapping[str, Any]]:
+    """A collective. On rank 0: what every rank gave, by rank; elsewhere nothing."""
+    if not group.leads:
+        give(part, group, 0)
+        return []
+    return [part, *(take(group, rank) for rank in range(1, group.world_size))]
 
 
 @dataclass(frozen=True, slots=True)

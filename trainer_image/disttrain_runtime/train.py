@@ -52,6 +52,8 @@ class Training:
         self.suspicion = Suspicion()
         self.step = NOTHING
         """Finished steps; NOTHING as long as there is no state."""
+        self.met = NOTHING
+        """Those of them at the last meeting (see Strategy): where a group that breaks goes on from."""
         self.settled = NOTHING
         """The last step behind which all was done that belongs to it: saved, evaluated, reported as was due."""
 
@@ -82,6 +84,10 @@ class Training:
             reseed(self.order.seed, Stream.MODEL, batch.share.step, group.rank)
             self.meter.add(self.strategy.step(batch), batch)
             self.step += 1
+            if not self.strategy.meets(self.step):
+                self.pulse.enter(Phase.LOADING, self.step)
+                continue
+            self.met = self.step
             self.pulse.enter(Phase.AGREEING, self.step)
             self.checkpoints.prepare()
             if stopper := self._after_step():
@@ -93,17 +99,20 @@ class Training:
     def _take_up(self) -> bool:
         """State from those who have it, else from the volume. Gives whether its last step is still to be settled."""
         self.stop.arm()
-        sharing = share(self.group.gather(self.step))
-        if sharing is None:
-            self.step = self.settled = self.checkpoints.restore(self.clock())
+        sharing = share(self.group.gather(self.met))
+        if sharing is None or (sharing.givers and self.strategy.sharded):
+            self.step = self.met = self.settled = self.checkpoints.restore(self.clock())
             return False
         own, giver = self.group.rank, sharing.givers.get(self.group.rank)
+        if giver is None:
+            self.strategy.undo()
         for needy, holder in sharing.givers.items():
             if holder == own:
                 give(self.strategy.state(), self.group, needy)
         if giver is not None:
             self.strategy.load(take(self.group, giver))
-            self.step, self.settled = sharing.step, NOTHING
+            self.settled = NOTHING
+        self.step = self.met = sharing.step
         self.checkpoints.resume(self.step, self.clock())
         return max(self.group.gather(self.settled)) < self.step
 
@@ -134,13 +143,21 @@ class Training:
             return 0  # done anyway: ending well beats stopping
         if stopper:
             return stopper
-        if self.evaluate_every and self.step % self.evaluate_every == 0:
+        if self.evaluate_every and self.step // self.evaluate_every > self._meeting_before() // self.evaluate_every:
             self._evaluate()
             report_now = True
         if report_now:
             self._report(now)
         self.settled = self.step
         return 0
+
+    def _meeting_before(self) -> int:
+        return next((step for step in range(self.step - 1, 0, -1) if self.strategy.meets(step)), 0)
+
+    def leave(self) -> None:
+        """Told to stop while there is no group: what this rank holds need not be lost."""
+        self.strategy.undo()
+        self.checkpoints.leave(self.met, self.clock())
 
     def _evaluate(self) -> None:
         if self.task.eval_data is not None:
@@ -161,7 +178,7 @@ class Training:
             epoch=self.order.epoch(max(0, self.step - 1)),
             loss=loss,
             samples_per_second=round(speed, 1) if speed else None,
-            metrics=self.metrics,
+            metrics={**self.metrics, **self.strategy.metrics()},
             straggler=self.suspicion.named,
         )
         if self.group.leads:

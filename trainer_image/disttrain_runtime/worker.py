@@ -75,7 +75,7 @@ class Worker:
         config, device = self.config, device_of(self.config.place)
         reseed(config.run.seed, Stream.BUILD, 0, 0)
         task = build_task(config.entrypoint, config.run.args)
-        strategy = make_strategy(config.run.synchronization, task, device)
+        strategy = make_strategy(config.run.strategy, task, device)
         training = Training(config, task, strategy, self.reporter, time.monotonic, self.pulse)
         training.rehearse()
         return training
@@ -103,7 +103,7 @@ class Worker:
         self.reporter.holding(self.config.identity.incarnation, self._failure(judge(error)))
         if self._take_place(self.config.identity.incarnation):
             return True
-        training.checkpoints.leave(training.step, time.monotonic())
+        training.leave()
         return False
 
     def _take_place(self, incarnation: int) -> bool:

@@ -1,12 +1,12 @@
-"""`spec.strategy`: how the work is spread over ranks. Most of it has no behaviour yet and is refused until it has."""
+"""`spec.strategy`: how the work is spread over ranks. What makes no sense together is refused here, with the reason."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from disttrain.api.schema import ApiModel, not_implemented, only
+from disttrain.api.schema import ApiModel, Rule, not_implemented, only, rules
 
 
 class Pipeline(ApiModel):
@@ -16,7 +16,7 @@ class Pipeline(ApiModel):
     schedule: Literal["gpipe", "1f1b", "interleaved1f1b", "zeroBubble"] = Field(
         "1f1b", description="Order of forward and backward passes."
     )
-    microbatches: int | None = Field(None, ge=1, description="Microbatches per step; four per stage if unset.")
+    microbatches: int | None = Field(None, ge=1, le=1024, description="Microbatches per step; four per stage if unset.")
 
 
 class Parallelism(ApiModel):
@@ -34,42 +34,74 @@ class Parallelism(ApiModel):
     )
 
 
+LOCAL_METHODS = ("modelAveraging", "diLoCo", "roundRobin", "asyncRing", "gossip")
+"""Replicas train by themselves and exchange parameters, not gradients."""
+
+
 class Synchronization(ApiModel):
     """How replicas stay in step."""
 
-    method: Literal["allReduce", "parameterServer", "modelAveraging", "asyncRing", "roundRobin", "gossip"] = Field(
-        "allReduce", description="allReduce: average gradients at every step.", json_schema_extra=only("allReduce")
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule(f"!has(self.everySteps) || self.method in {[*LOCAL_METHODS]}", "everySteps is for methods that exchange parameters (modelAveraging, diLoCo, roundRobin, asyncRing, gossip): allReduce and parameterServer exchange gradients in every step"),
+            Rule("!has(self.maxStaleness) || self.method in ['parameterServer', 'asyncRing']", "maxStaleness is for parameterServer and asyncRing: the other methods never use an old value"),
+            Rule("!has(self.servers) || self.method == 'parameterServer'", "servers is for parameterServer"),
+            Rule("(!has(self.outerLearningRate) && !has(self.outerMomentum) && !has(self.fragments)) || self.method == 'diLoCo'", "outerLearningRate, outerMomentum and fragments are for diLoCo"),
+        )
+    )  # fmt: skip
+
+    method: Literal["allReduce", "parameterServer", "modelAveraging", "diLoCo", "asyncRing", "roundRobin", "gossip"] = (
+        Field(
+            "allReduce",
+            description="allReduce: average gradients in every step. parameterServer: ranks that own parts of the model average, update, send back. "
+            "modelAveraging: train alone, average the models every everySteps. diLoCo: the same with an outer Nesterov step. "
+            "roundRobin: one rank after the other brings the common model up to date. asyncRing: parameters travel round a ring while training goes on. "
+            "gossip: random pairs average.",
+            json_schema_extra=only("allReduce"),
+        )
     )
     servers: int | None = Field(
-        None,
-        ge=1,
-        le=64,
-        description="parameterServer: over how many servers the state is spread.",
+        None, ge=1, le=64, description="parameterServer: over how many ranks the state is spread; all, if unset.",
         json_schema_extra=not_implemented(),
-    )
+    )  # fmt: skip
     every_steps: int | None = Field(
-        None,
-        ge=1,
-        description="Averaging methods: synchronise after this many steps.",
+        None, ge=1, le=100_000, description="Methods that exchange parameters: after this many steps.",
         json_schema_extra=not_implemented(),
-    )
+    )  # fmt: skip
     max_staleness: int | None = Field(
-        None,
-        ge=0,
-        description="Asynchronous methods: how many steps old an update may be.",
+        None, ge=0, le=1024, description="How many steps old an update may be; parameterServer: 0 is synchronous.",
         json_schema_extra=not_implemented(),
-    )
+    )  # fmt: skip
+    outer_learning_rate: float | None = Field(
+        None, gt=0, le=10, description="diLoCo: step size of the outer optimizer; 0.7 if unset.",
+        json_schema_extra=not_implemented(),
+    )  # fmt: skip
+    outer_momentum: float | None = Field(
+        None, ge=0, lt=1, description="diLoCo: Nesterov momentum of the outer optimizer; 0.9 if unset.",
+        json_schema_extra=not_implemented(),
+    )  # fmt: skip
+    fragments: int | None = Field(
+        None, ge=1, le=1024, description="diLoCo: parts of the model that are exchanged one after the other (streaming).",
+        json_schema_extra=not_implemented(),
+    )  # fmt: skip
 
 
 class Compression(ApiModel):
     """Send fewer bytes."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule("!has(self.rank) || self.method == 'powerSGD'", "compression.rank is for powerSGD"),
+            Rule("!has(self.ratio) || self.method == 'topK'", "compression.ratio is for topK"),
+        )
+    )
+
     method: Literal["none", "fp16", "bf16", "powerSGD", "topK", "sign"] = Field(
         "none", description="How gradients are compressed."
     )
     error_feedback: bool = Field(True, description="Add what was lost to the next step's gradient.")
-    rank: int | None = Field(None, ge=1, description="powerSGD: rank of the approximation.")
-    ratio: float | None = Field(None, gt=0, le=1, description="topK: share of values that is sent.")
+    rank: int | None = Field(None, ge=1, le=1024, description="powerSGD: rank of the approximation; 1 if unset.")
+    ratio: float | None = Field(None, gt=0, le=1, description="topK: share of values that is sent; 0.01 if unset.")
 
 
 class Privacy(ApiModel):
@@ -81,8 +113,15 @@ class Privacy(ApiModel):
     target_epsilon: float | None = Field(None, gt=0, description="Stop when this much privacy is spent.")
 
 
+STRATEGY_RULES = (
+    Rule("!has(self.compression) || self.compression.method == 'none' || !has(self.synchronization) || self.synchronization.method == 'allReduce'", "compression is for gradients that are all-reduced: with another synchronization.method leave it out"),
+)  # fmt: skip
+
+
 class Strategy(ApiModel):
     """How the model and the work are spread, and how replicas stay in step."""
+
+    model_config = ConfigDict(json_schema_extra=rules(*STRATEGY_RULES))
 
     parallelism: Parallelism | None = Field(None, description="Degrees of the mesh.")
     synchronization: Synchronization | None = Field(None, description="How replicas stay in step.")
@@ -90,3 +129,13 @@ class Strategy(ApiModel):
     privacy: Privacy | None = Field(
         None, description="Differentially private training.", json_schema_extra=not_implemented()
     )
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="Of forward and backward passes (autocast); fp16 scales the loss. Parameters stay fp32."
+    )
+    accumulate: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="Cut each rank's batch into so many parts, one after the other: less memory, the same step.",
+    )
+    max_grad_norm: float | None = Field(None, gt=0, description="Clip the gradient of the whole model to this norm.")

@@ -77,7 +77,7 @@ def runs(job: Job, program: str, processes: int) -> Iterator[str]:
         yield "disttrain's training loop: DDP, a sampler that survives failures, checkpoints, evaluation, progress"
     else:
         yield f"as by torchrun --nnodes {workers} --nproc-per-node {processes}: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT, PET_* are set"
-    yield f"strategy: data parallel, {config.synchronization} at every step; NCCL with GPUs, gloo without"
+    yield f"strategy: data parallel, {config.strategy.synchronization.method} at every step; NCCL with GPUs, gloo without"
 
 
 def saves(job: Job) -> Iterator[str]:

@@ -10,6 +10,7 @@ from disttrain_contract.env import CheckpointConfig, EvaluationConfig, RunConfig
 from disttrain_operator.core.model import Job
 from disttrain_operator.manifests import quantity, raw
 from disttrain_operator.manifests.errors import SpecError
+from disttrain_operator.manifests.strategy import strategy_config
 
 DEFAULT_EVERY_SECONDS = 60.0
 """When a job names no cadence: a minute is the most that a failure costs."""
@@ -39,14 +40,13 @@ HOME_ENV = {
 def run_config(job: Job) -> RunConfig:
     """The spec in the runtime's words."""
     spec = job.raw_spec
-    synchronization = raw.obj(raw.obj(spec, "strategy"), "synchronization")
     return RunConfig(
         entrypoint=raw.text(spec, "entrypoint"),
         command=tuple(str(c) for c in raw.items(spec, "command")),
         args=tuple(str(a) for a in raw.items(spec, "args")),
         processes_per_worker=job.spec.processes,
         seed=raw.integer(spec, "seed") or 0,
-        synchronization=raw.text(synchronization, "method") or "allReduce",
+        strategy=strategy_config(raw.obj(spec, "strategy")),
         checkpoint=_checkpoint(raw.obj(spec, "checkpoint")),
         evaluation=EvaluationConfig(every_steps=raw.integer(raw.obj(spec, "evaluation"), "everySteps")),
         hang_timeout_seconds=raw.number(raw.obj(spec, "recovery"), "hangTimeoutSeconds"),

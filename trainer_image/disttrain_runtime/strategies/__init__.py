@@ -1,4 +1,4 @@
-"""How the ranks of a group keep one model in step: one technique a file, one line here."""
+"""How the ranks of a group train one model together: one technique a file, one line here."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ from collections.abc import Callable
 
 import torch
 
+from disttrain_contract.strategy import StrategyConfig
 from disttrain_runtime.errors import EntrypointError
 from disttrain_runtime.strategies.all_reduce import AllReduce
 from disttrain_runtime.strategies.strategy import Strategy
 from disttrain_runtime.task import Task
 
-STRATEGIES: dict[str, Callable[[Task, torch.device], Strategy]] = {
+STRATEGIES: dict[str, Callable[[Task, StrategyConfig, torch.device], Strategy]] = {
     "allReduce": AllReduce,
 }
 """By the name in `spec.strategy.synchronization.method`."""
 
 
-def make_strategy(method: str, task: Task, device: torch.device) -> Strategy:
+def make_strategy(config: StrategyConfig, task: Task, device: torch.device) -> Strategy:
     """The chosen technique around a task's model and optimizer."""
+    method = config.synchronization.method
     if method not in STRATEGIES:
         raise EntrypointError(
             f"strategy.synchronization.method {method!r} is unknown to this image; it has: {', '.join(STRATEGIES)}"
         )
-    return STRATEGIES[method](task, device)
+    return STRATEGIES[method](task, config, device)

@@ -13,25 +13,39 @@ from disttrain_contract.stall import Phase
 from disttrain_runtime.checkpoint.manifest import Fingerprint
 from disttrain_runtime.data import Batch
 from disttrain_runtime.groups import Group
+from disttrain_runtime.survivors import collect
 
 
 class Strategy(ABC):
-    """Owns the model and the optimizer of one rank, from group to group."""
+    """Owns the model and the optimizer of one rank, from group to group.
+
+    Steps are local or common, but at a *meeting* all ranks have finished the same step and agree on what comes next:
+    only there is training saved, evaluated, reported, stopped. A strategy that keeps replicas in step meets after every
+    one; one that lets them drift meets when they have come together again.
+    """
 
     device: torch.device
     enter: Callable[[Phase], None] = staticmethod(lambda phase: None)
     """Hears in which part of a step the rank is: that tells who hangs from who waits for it. The loop sets it."""
+    has_own = False
+    """Whether `own` gives anything; alike on all ranks."""
+    sharded = False
+    """Each rank holds a part that no other has, and cannot go on without all of them: a rank that dies takes its part along."""
 
     @abstractmethod
     def rehearse(self, batch: Batch) -> None:
         """Once in a process's life, before it joins its first group: do what the first step would do besides training.
 
-        Called inside `groups.alone()`. Must not change any state.
+        Called inside `rendezvous.alone()`. Must not change any state.
         """
 
     @abstractmethod
     def join(self, group: Group) -> None:
-        """Belong to this group from now on. A step that the last group broke off is as if it had never begun."""
+        """Belong to this group from now on. Either `undo` or `load` follows: a step may have been broken off."""
+
+    @abstractmethod
+    def undo(self) -> None:
+        """Be as at the last meeting: what was done since is as if it had never begun."""
 
     @abstractmethod
     def equalise(self) -> None:
@@ -39,21 +53,52 @@ class Strategy(ABC):
 
     @abstractmethod
     def step(self, batch: Batch) -> Tensor:
-        """Train one step, together with the other ranks. Gives this rank's mean loss, detached."""
+        """Train one step. Gives this rank's mean loss, detached."""
+
+    def meets(self, finished: int) -> bool:
+        """Whether all ranks are together after so many finished steps. Pure, and always true at the last step."""
+        return True
 
     @abstractmethod
     def state(self) -> Mapping[str, Any]:
-        """All that the next step depends on: nested dicts, lists and scalars, with the live tensors in them.
+        """What all ranks have alike at a meeting: nested dicts, lists and scalars, with the live tensors in them.
 
-        Every top-level key becomes a file of its own in the checkpoint. State is replicated: rank 0's is everybody's.
+        Every top-level key becomes a file of its own in the checkpoint. `[a-z][a-z0-9_]*`, and not `rank_…`.
         """
 
     @abstractmethod
     def load(self, state: Mapping[str, Any]) -> None:
-        """Become what `state` said."""
+        """Become what `state` said, on a rank that is behind it or new. What is a rank's own stays what it is."""
+
+    def own(self) -> Mapping[str, Any]:
+        """What only this rank has, at a meeting: of the same make as `state`. It is part of the checkpoint."""
+        return {}
+
+    def load_own(self, parts: Sequence[Mapping[str, Any]]) -> None:  # noqa: B027 - most have nothing of their own
+        """Take this rank's from those of all ranks of the group that saved them, which may have had another size."""
+
+    def whole(self) -> Mapping[str, Any]:
+        """What a checkpoint holds, complete on rank 0. A collective, called at a meeting."""
+        return with_parts(self.state(), collect(self.own(), self.group)) if self.has_own else self.state()
+
+    def load_whole(self, whole: Mapping[str, Any]) -> None:
+        """Become what `whole` said. Every rank gets all of it."""
+        state, parts = without_parts(whole)
+        self.load(state)
+        self.load_own(parts)
+
+    @property
+    def saves_together(self) -> bool:
+        """Rank 0 cannot save alone."""
+        return self.has_own or self.sharded
+
+    @property
+    @abstractmethod
+    def group(self) -> Group:
+        """The present one."""
 
     def replicated(self) -> Sequence[Tensor]:
-        """Tensors that must have the same bits on all ranks between two steps."""
+        """Tensors that must have the same bits on all ranks at a meeting."""
         return ()
 
     @abstractmethod
@@ -63,3 +108,22 @@ class Strategy(ABC):
     @abstractmethod
     def evaluation_model(self) -> nn.Module:
         """The model to evaluate, alike on all ranks. A collective."""
+
+    def metrics(self) -> Mapping[str, float]:
+        """What this strategy measures of itself, alike on all ranks, for the report. A collective, called at a meeting."""
+        return {}
+
+
+PART = "rank_"
+
+
+def with_parts(state: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One file for each rank's own."""
+    return {**state, **{f"{PART}{rank}": part for rank, part in enumerate(parts)}}
+
+
+def without_parts(whole: Mapping[str, Any]) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
+    """The inverse."""
+    ranks = sorted(int(key.removeprefix(PART)) for key in whole if key.startswith(PART))
+    state = {key: value for key, value in whole.items() if not key.startswith(PART)}
+    return state, [whole[f"{PART}{rank}"] for rank in ranks]

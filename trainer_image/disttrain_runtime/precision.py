@@ -1,0 +1,57 @@
+"""Numbers of half the width in forward and backward passes; parameters and their updates stay in single precision.
+
+Loss scaling as in Micikevicius et al. 2018, "Mixed Precision Training": a step whose gradients overflow is left out, and
+the scale is halved. Gradients are alike on all ranks when they are looked at, so all leave out the same step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+KEY = "scaler"
+
+
+class Precision:
+    """Of one rank's model."""
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        self.dtype, self.device = DTYPES[name], device
+        self._scaler = torch.amp.GradScaler(device.type) if self.dtype is torch.float16 else None
+
+    def forward(self) -> AbstractContextManager[Any]:
+        """Around forward pass and loss."""
+        if self.dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """What to run backward."""
+        return self._scaler.scale(loss) if self._scaler is not None else loss
+
+    def update(self, optimizer: Optimizer, max_norm: float | None, parameters: Iterable[nn.Parameter]) -> None:
+        """Clip the true gradients, all of them together, and step."""
+        if self._scaler is not None:
+            self._scaler.unscale_(optimizer)
+        if max_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, max_norm)
+        if self._scaler is None:
+            optimizer.step()
+        else:
+            self._scaler.step(optimizer)
+            self._scaler.update()
+
+    def state(self) -> dict[str, Any]:
+        """Of the loss scale, if there is one."""
+        return {KEY: self._scaler.state_dict()} if self._scaler is not None else {}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Its inverse. A checkpoint of another precision has none: the scale is found again in some steps."""
+        if self._scaler is not None and KEY in state:
+            self._scaler.load_state_dict(dict(state[KEY]))
