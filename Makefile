@@ -87,6 +87,10 @@ bench-scale: cluster-up ## 1,000 jobs of 4 pods on KWOK: time, memory, writes
 bench-recovery: setup ## SIGKILL to the next new step, beside torchrun and torchft: an hour (QUICK=1: minutes)
 	@$(PY) -m benchmarks.recovery $(if $(QUICK),--quick,--trials $(TRIALS))
 
+.PHONY: bench-storm
+bench-storm: install ## ten minutes of random faults on the cluster: does the result change by one bit? (SECONDS=600 SEED=…)
+	@$(PY) -m benchmarks.storm --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED))
+
 .PHONY: bench-corruption
 bench-corruption: setup ## 100,000 random damages of checkpoints: none may be accepted
 	@PYTHONPATH=trainer_image $(PY) -m benchmarks.corruption
