@@ -91,6 +91,11 @@ bench-recovery: setup ## SIGKILL to the next new step, beside torchrun and torch
 bench-storm: install ## ten minutes of random faults on the cluster: does the result change by one bit? (SECONDS=600 SEED=…)
 	@$(PY) -m benchmarks.storm --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED))
 
+.PHONY: bench-partition
+bench-partition: ## a node's cable is pulled and put back, on two nodes of the local cluster (ROUNDS=5)
+	@$(MAKE) --no-print-directory install NODES=2
+	@$(PY) -m benchmarks.partition --rounds $(or $(ROUNDS),5)
+
 .PHONY: bench-corruption
 bench-corruption: setup ## 100,000 random damages of checkpoints: none may be accepted
 	@PYTHONPATH=trainer_image $(PY) -m benchmarks.corruption
