@@ -60,7 +60,7 @@ RUN python3 -c 'import tomllib; \
 project = tomllib.load(open("/tmp/pyproject.toml", "rb"))["project"]; \
 extras = project["optional-dependencies"]; \
 write = lambda name, *of: open(f"/tmp/{name}.txt", "w").write("\n".join(sum((extras[e] for e in of), project["dependencies"])) + "\n"); \
-write("operator", "operator"); write("trainer", "worker", "examples")' \
+write("operator", "operator"); write("trainer", "worker", "s3", "examples")' \
  && touch --date=@0 /tmp/operator.txt /tmp/trainer.txt
 
 # ---------------------------------------------------------------- operator

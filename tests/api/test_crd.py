@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def test_lists_and_maps_that_users_write_are_bounded() -> None:
     [
         "spec.runtimeRef", "spec.queueName", "spec.strategy.compression", "spec.strategy.privacy",
         "spec.strategy.parallelism.pipeline", "spec.strategy.parallelism.tensor", "spec.strategy.parallelism.shard",
-        "spec.strategy.synchronization.method", "spec.checkpoint.remote",
+        "spec.strategy.synchronization.method",
         "spec.recovery.rules[].onLog", "spec.recovery.rules[].action",
     ],
 )  # fmt: skip
@@ -84,6 +85,30 @@ def test_the_number_of_workers_may_change_only_while_the_job_is_elastic(old: dic
     (rule,) = [r for r in rules if "oldSelf.workers" in r["rule"]]
     assert evaluate(rule["rule"], {"self": new, "oldSelf": old}) is allowed
     assert rule["message"].startswith("spec.workers cannot be changed after creation without spec.elastic: ")
+
+
+@pytest.mark.parametrize(
+    ("url", "allowed"),
+    [
+        ("s3://bucket/prefix", True),
+        ("abfs://box@account.dfs.core.windows.net/x", True),
+        ("file:///mnt/nfs", True),
+        ("reference://x", False),
+        ("simplecache::s3://bucket", False),
+        ("s3://key:secret@bucket", False),
+        ("s3://bucket/$(id)", False),
+        ("bucket", False),
+    ],
+)
+def test_a_second_tier_is_a_plain_place_without_credentials(url: str, allowed: bool) -> None:
+    remote = root()["properties"]["spec"]["properties"]["checkpoint"]["properties"]["remote"]
+    assert bool(re.search(remote["pattern"], url)) is allowed
+
+
+@pytest.mark.parametrize(("job", "allowed"), [({"entrypoint": "a:b"}, True), ({"command": ["python"]}, False)])
+def test_a_second_tier_belongs_to_jobs_whose_state_we_save(job: dict, allowed: bool) -> None:
+    (rule,) = [r for r in root()["properties"]["spec"][schema.RULES] if "checkpoint.remote" in r["rule"]]
+    assert evaluate(rule["rule"], {"self": job | {"checkpoint": {"remote": "s3://b"}}}) is allowed
 
 
 @pytest.mark.parametrize(("workers", "allowed"), [(1, False), (2, True), (4, True), (5, False)])

@@ -16,6 +16,7 @@ from disttrain_contract.failures import FailureClass
 PROGRESS = m.Progress(step=7, total_steps=100, epoch=1, loss=0.5, samples_per_second=9.0, metrics={"accuracy": 0.9})
 CHECKPOINT = m.Checkpoint(step=5, digest="ab", path="/c/step-5", incarnation=2, time="2030-01-01T00:00:00Z", bytes=4)
 PROBLEM = m.CheckpointProblem(step=6, reason="DiskFull", message="no space left")
+COPY = m.RemoteCopy(step=5, url="s3://bucket/job", reason="RemoteDenied", message="no")
 RESTORE = m.Restore(step=5, source="volume", digest="ab", skipped=("step 6: torn",))
 FAILURE = m.Failure(
     rank=3,
@@ -34,6 +35,7 @@ FULL = m.Report(
     progress=PROGRESS,
     checkpoint=CHECKPOINT,
     checkpoint_problem=PROBLEM,
+    remote_copy=COPY,
     restore=RESTORE,
     failure=FAILURE,
 )
@@ -64,6 +66,7 @@ def test_an_assignment_survives_the_trip(members: m.Membership | None, stop: str
         (m.RankEvent.PROGRESS, PROGRESS),
         (m.RankEvent.CHECKPOINT, CHECKPOINT),
         (m.RankEvent.CHECKPOINT_PROBLEM, PROBLEM),
+        (m.RankEvent.REMOTE_COPY, COPY),
         (m.RankEvent.RESTORE, RESTORE),
         (m.RankEvent.FAILURE, FAILURE),
     ],

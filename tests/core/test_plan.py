@@ -8,9 +8,9 @@ from datetime import timedelta
 import pytest
 
 from disttrain_contract.failures import FailureClass
-from disttrain_contract.messages import AgentState, CheckpointProblem, Restore
+from disttrain_contract.messages import AgentState, CheckpointProblem, RemoteCopy, Restore
 from disttrain_operator.core.actions import Assign, CreateClaim, CreatePod, CreateService, DeleteJob, DeletePod
-from disttrain_operator.core.conditions import Type
+from disttrain_operator.core.conditions import Type, find
 from disttrain_operator.core.model import Claim, ClaimSpec, CleanPodPolicy, Recovery, Rule, Status, Verdict
 from support.worlds import (
     NOW,
@@ -330,6 +330,28 @@ def test_a_full_disk_is_a_condition_and_training_goes_on():
     answer = ask(a_job(status=running(), claim=claim), *pods, claim=Claim(name="data"))
     seen = condition(answer, Type.CHECKPOINTED)
     assert (seen.status, seen.reason) == ("False", "DiskFull") and answer.status.state == "Running"
+
+
+def test_a_store_that_is_away_is_a_condition_of_its_own_and_training_goes_on():
+    away = RemoteCopy(step=9, url="s3://b/p", reason="RemoteUnreachable", message="check the network")
+    there = RemoteCopy(step=12, url="s3://b/p", digest="sha256:" + "a" * 64)
+    job = a_job(status=running(), claim=ClaimSpec(name="data"))
+    first = ask(
+        job,
+        a_pod(0, a_report(step=9, checkpoint=a_checkpoint(9), remote_copy=away)),
+        at_work(1),
+        at_work(2),
+        claim=Claim(name="data"),
+    )
+    assert condition(first, Type.REMOTE_COPIED).reason == "RemoteUnreachable"
+    assert condition(first, Type.CHECKPOINTED).status == "True" and first.status.state == "Running"
+    assert [e.warning for e in first.events if e.reason == "RemoteUnreachable"] == [True]
+    job = replace(job, status=first.status)
+    then = ask(job, a_pod(0, a_report(step=12, remote_copy=there)), at_work(1), at_work(2), claim=Claim(name="data"))
+    seen = condition(then, Type.REMOTE_COPIED)
+    assert (seen.status, seen.reason) == ("True", "Copied") and "step 12 is at s3://b/p" in seen.message
+    quiet = ask(replace(job, status=running()), at_work(0), at_work(1), at_work(2))
+    assert find(quiet.status.conditions, Type.REMOTE_COPIED) is None, "a job without a second tier says nothing of it"
 
 
 def test_a_claim_too_small_is_said_once_a_checkpoint_shows_its_size():

@@ -72,6 +72,15 @@ def test_an_operator_that_was_away_still_compares_with_what_it_had_recorded() ->
     assert condition(answer, Type.RESTORE_VERIFIED).reason == "DigestDiffers"
 
 
+def test_a_checkpoint_that_came_from_the_second_tier_says_so() -> None:
+    job = a_job(workers=1, status=running(2, checkpoint=RECORDED))
+    answer = ask(job, a_pod(0, a_report(2, step=11, restore=replace(SAME, source="remote"))))
+    found = condition(answer, Type.RESTORE_VERIFIED)
+    assert (found.status, found.reason) == ("True", "Verified")
+    assert "fetched from checkpoint.remote" in found.message
+    assert "equal to the one recorded at its commit" in found.message
+
+
 def test_a_difference_is_an_event_that_warns() -> None:
     job = a_job(workers=1, status=running(2, checkpoint=RECORDED))
     answer = ask(job, a_pod(0, a_report(2, step=11, restore=replace(SAME, digest=OTHER))))

@@ -53,6 +53,13 @@ def test_a_job_that_names_no_cadence_saves_every_minute() -> None:
     assert worker.checkpoint_mount == "/checkpoints"
 
 
+def test_a_second_tier_is_a_place_of_the_jobs_own() -> None:
+    """Two namespaces may share a bucket, with jobs of the same name."""
+    checkpoint = {"volume": {"claimName": "data"}, "remote": "s3://b/p/"}
+    worker = WorkerEnv.from_env(env_of(container(checkpoint=checkpoint)))
+    assert worker.run.checkpoint.remote == "s3://b/p/team/mnist"
+
+
 def test_a_job_without_a_volume_saves_nothing() -> None:
     worker = WorkerEnv.from_env(env_of(container()))
     assert (worker.run.checkpoint.every_steps, worker.run.checkpoint.every_seconds) == (None, None)

@@ -40,6 +40,8 @@ class CheckpointConfig:
     every_seconds: float | None = None
     keep: int = 3
     asynchronous: bool = True
+    remote: str | None = None
+    """A second tier: the job's own place in a store, such as `s3://bucket/prefix/namespace/job`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

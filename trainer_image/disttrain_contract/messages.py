@@ -96,12 +96,24 @@ class CheckpointProblem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteCopy:
+    """What became of copying a committed checkpoint to the second tier. Training went on."""
+
+    step: int
+    url: str
+    digest: str = ""
+    reason: str = ""
+    """Empty: the copy is there and verified. CamelCase: RemoteDenied, RemoteUnreachable, RemoteFenced, MirrorDied…"""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Restore:
     """What the incarnation started from."""
 
     step: int
     source: str
-    """`survivor` (the memory of another rank), `volume`, or `none` for a fresh start."""
+    """`survivor` (the memory of another rank), `volume`, `remote` (the second tier), or `none` for a fresh start."""
     digest: str = ""
     skipped: tuple[str, ...] = ()
     """One sentence for each newer checkpoint that did not verify, and why."""
@@ -146,6 +158,7 @@ class Report:
     progress: Progress | None = None
     checkpoint: Checkpoint | None = None
     checkpoint_problem: CheckpointProblem | None = None
+    remote_copy: RemoteCopy | None = None
     restore: Restore | None = None
     failure: Failure | None = None
     stall: Stall | None = None
@@ -195,6 +208,7 @@ class RankEvent(StrEnum):
     PROGRESS = "progress"
     CHECKPOINT = "checkpoint"
     CHECKPOINT_PROBLEM = "checkpointProblem"
+    REMOTE_COPY = "remoteCopy"
     RESTORE = "restore"
     FAILURE = "failure"
     """It cannot go on and ends."""
@@ -202,12 +216,13 @@ class RankEvent(StrEnum):
     """Its group is broken. It lives, keeps its state and waits for an `Order`; the body says what it saw."""
 
 
-RankBody = Progress | Checkpoint | CheckpointProblem | Restore | Failure | Holding
+RankBody = Progress | Checkpoint | CheckpointProblem | RemoteCopy | Restore | Failure | Holding
 
 BODIES: dict[RankEvent, type[RankBody]] = {
     RankEvent.PROGRESS: Progress,
     RankEvent.CHECKPOINT: Checkpoint,
     RankEvent.CHECKPOINT_PROBLEM: CheckpointProblem,
+    RankEvent.REMOTE_COPY: RemoteCopy,
     RankEvent.RESTORE: Restore,
     RankEvent.FAILURE: Failure,
     RankEvent.HOLDING: Holding,
@@ -254,7 +269,7 @@ def decode_assignment(text: str | bytes) -> Assignment:
 def bounded(report: Report) -> Report:
     """The same report with every text and list cut to its limit, so that it fits one frame and a status."""
     progress, restore, failure = report.progress, report.restore, report.failure
-    checkpoint, problem = report.checkpoint, report.checkpoint_problem
+    checkpoint, problem, copy = report.checkpoint, report.checkpoint_problem, report.remote_copy
     if progress is not None:
         few = list(progress.metrics.items())[:MAX_METRICS]
         progress = replace(progress, metrics={name[:MAX_METRIC_NAME]: value for name, value in few})
@@ -263,6 +278,9 @@ def bounded(report: Report) -> Report:
         checkpoint = replace(checkpoint, **texts)
     if problem is not None:
         problem = replace(problem, reason=problem.reason[:MAX_METRIC_NAME], message=problem.message[:MAX_TEXT])
+    if copy is not None:
+        texts = {name: getattr(copy, name)[:MAX_TEXT] for name in ("url", "digest", "message")}
+        copy = replace(copy, reason=copy.reason[:MAX_METRIC_NAME], **texts)
     if restore is not None:
         skipped = tuple(text[:MAX_TEXT] for text in restore.skipped[:MAX_SKIPPED])
         texts = {"source": restore.source[:MAX_TEXT], "digest": restore.digest[:MAX_TEXT]}
@@ -274,6 +292,7 @@ def bounded(report: Report) -> Report:
         progress=progress,
         checkpoint=checkpoint,
         checkpoint_problem=problem,
+        remote_copy=copy,
         restore=restore,
         failure=failure,
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from disttrain_contract.messages import Restore
+from disttrain_contract.messages import Checkpoint, RemoteCopy, Restore
 from disttrain_runtime.cadence import Cadence, Mark
 from disttrain_runtime.checkpoint.fence import Fence, Holder
 from disttrain_runtime.checkpoint.manifest import Expectation, Sampling
+from disttrain_runtime.checkpoint.mirror import Mirror
 from disttrain_runtime.checkpoint.opening import Restored, open_volume, restore
 from disttrain_runtime.checkpoint.saver import Event, Saver
 from disttrain_runtime.checkpoint.volume import Volume
@@ -33,6 +34,8 @@ class Checkpointing:
         )
         self._fingerprint = strategy.fingerprint()
         self._saver: Saver | None = None
+        self._mirror: Mirror | None = None
+        """To the second tier; lives and dies with the saver."""
         self._prepared = False
 
     def join(self, group: Group, identity: Identity) -> None:
@@ -47,6 +50,7 @@ class Checkpointing:
             return
         if self._saver is not None:
             self._saver.claim(self._holder)
+            self._offer(self._saver.committed)
         elif self._config.job_dir is not None:
             self._make_saver(*open_volume(self._config.job_dir, self._holder), committed=None, rejected=frozenset())
             self._mark = Mark(step, now)
@@ -75,6 +79,8 @@ class Checkpointing:
         if self._saver is None:
             return False
         self._announce(self._saver.poll())
+        if self._mirror is not None:
+            self._tell_copies(self._mirror.poll())
         return not self._saver.busy and self._cadence.due(self._mark, step, now)
 
     def save(self, step: int, now: float) -> None:
@@ -105,6 +111,8 @@ class Checkpointing:
                 f"training finished, but its result (step {step}) could not be saved: make room on the volume and apply the job again; "
                 f"it goes on from {'step ' + str(self._saver.committed) if self._saver and self._saver.committed else 'the start'}"
             )
+        if self._mirror is not None:
+            self._tell_copies(self._mirror.settle())
 
     def leave(self, step: int, now: float) -> None:
         """Told to stop while the group was broken: what this rank holds need not be lost."""
@@ -127,13 +135,32 @@ class Checkpointing:
         if not self._group.leads:
             return restore(None, expected, self._group)
         volume, fence = open_volume(self._config.job_dir, self._holder)
-        restored = restore(volume, expected, self._group)
+        mirror = self._make_mirror()
+        fetch = (lambda useless: mirror.fetch(fence, expected, useless)) if mirror is not None else None
+        restored = restore(volume, expected, self._group, fetch)
         committed = restored.message.step if restored.state is not None else None
         self._make_saver(volume, fence, committed, restored.rejected)
+        self._offer(committed)
         return restored
+
+    def _make_mirror(self) -> Mirror | None:
+        remote, job_dir = self._config.run.checkpoint.remote, self._config.job_dir
+        if self._mirror is None and remote is not None and job_dir is not None:
+            self._mirror = Mirror(remote, job_dir, self._config.run.checkpoint.keep)
+        return self._mirror
+
+    def _offer(self, step: int | None) -> None:
+        """What is on the volume and perhaps not in the store yet. A copy that was broken off is made anew this way, too."""
+        if self._mirror is not None and self._saver is not None and step is not None:
+            self._tell_copies(self._mirror.offer(self._saver.fence, step))
+
+    def _tell_copies(self, events: list[RemoteCopy]) -> None:
+        for event in events:
+            self._reporter.copied(event)
 
     def _make_saver(self, volume: Volume, fence: Fence, committed: int | None, rejected: frozenset[int]) -> None:
         self._drop_saver()
+        self._make_mirror()
         self._prepared = False
         checkpoint = self._config.run.checkpoint
         self._saver = Saver(
@@ -149,6 +176,9 @@ class Checkpointing:
         """This rank leads no more, or begins again from the volume: what was under way is of no use."""
         if self._saver is not None:
             self._saver.close()
+            if self._mirror is not None:
+                self._mirror.close()
+                self._mirror = None
         self._saver = None
 
     def _facts(self, step: int) -> Facts:
@@ -165,3 +195,5 @@ class Checkpointing:
     def _announce(self, events: list[Event]) -> None:
         for event in events:
             self._reporter.checkpoint(event)
+            if isinstance(event, Checkpoint):
+                self._offer(event.step)

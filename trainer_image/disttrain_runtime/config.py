@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from disttrain_contract import env as contract
 from disttrain_contract.env import CheckpointConfig, EvaluationConfig, RunConfig, run_from_json
+from disttrain_contract.remote import SCHEMES, URL_PATTERN
 from disttrain_runtime.errors import EntrypointError
 
 ALONE = "local"
@@ -99,6 +101,7 @@ def from_command_line(argv: Sequence[str], env: Mapping[str, str]) -> WorkerConf
                 every_seconds=given.every_seconds,
                 keep=given.keep,
                 asynchronous=not given.sync,
+                remote=given.remote,
             ),
             evaluation=EvaluationConfig(every_steps=given.evaluate_every),
         ),
@@ -116,6 +119,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--every-steps", type=int, help="steps between checkpoints")
     parser.add_argument("--every-seconds", type=float, help="seconds between checkpoints")
     parser.add_argument("--keep", type=int, default=3, help="checkpoints to keep")
+    parser.add_argument(
+        "--remote", help="a second tier for checkpoints: a folder of its own, such as s3://bucket/run-7"
+    )
     parser.add_argument(
         "--sync", action="store_true", help="wait for each checkpoint instead of writing it in the background"
     )
@@ -142,5 +148,7 @@ def _complaints(config: WorkerConfig) -> Iterable[str]:
     ):
         if value is not None and value <= 0:
             yield f"{name} must be greater than 0, got {value}"
-    if config.job_dir is None and (checkpoint.every_steps or checkpoint.every_seconds):
+    if checkpoint.remote is not None and not re.match(URL_PATTERN, checkpoint.remote):
+        yield f"checkpoint.remote is not a plain URL of {', '.join(SCHEMES)}: {checkpoint.remote!r}"
+    if config.job_dir is None and (checkpoint.every_steps or checkpoint.every_seconds or checkpoint.remote):
         yield "checkpoints are asked for, but there is no volume to keep them on"

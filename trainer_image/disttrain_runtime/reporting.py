@@ -16,11 +16,12 @@ from disttrain_contract.messages import (
     Holding,
     Progress,
     RankEvent,
+    RemoteCopy,
     Restore,
     encode_rank_message,
 )  # fmt: skip
 
-Body = Progress | Checkpoint | CheckpointProblem | Failure | Restore | Holding
+Body = Progress | Checkpoint | CheckpointProblem | RemoteCopy | Failure | Restore | Holding
 
 PRINT_SECONDS = 10.0
 """Inside a job the agent hears every second; the log, kept for days, gets a line this often."""
@@ -48,7 +49,8 @@ class Reporter:
         if restore.source == "survivor":
             self._say(f"going on from step {restore.step}, held by a rank that lived on")
         elif restore.step:
-            self._say(f"restored from step {restore.step}, {restore.digest[:19]}, verified")
+            where = " of the second tier" if restore.source == "remote" else ""
+            self._say(f"restored from step {restore.step}{where}, {restore.digest[:19]}, verified")
 
     def checkpoint(self, event: Checkpoint | CheckpointProblem) -> None:
         """A checkpoint was committed, or could not be."""
@@ -61,6 +63,14 @@ class Reporter:
         else:
             self._send(RankEvent.CHECKPOINT_PROBLEM, event)
             self._say(f"checkpoint of step {event.step} was not saved: {event.message}; training goes on")
+
+    def copied(self, event: RemoteCopy) -> None:
+        """A checkpoint was copied to the second tier, or could not be."""
+        self._send(RankEvent.REMOTE_COPY, event)
+        if event.reason:
+            self._say(f"checkpoint of step {event.step} was not copied: {event.message}; training goes on")
+        elif self._fd is None:
+            self._say(f"checkpoint of step {event.step} copied to {event.url}, verified")
 
     def failure(self, failure: Failure) -> None:
         """The last words of a rank."""

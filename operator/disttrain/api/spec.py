@@ -11,6 +11,7 @@ from disttrain.api.recovery import Recovery
 from disttrain.api.schema import MAX_WORKERS, ApiModel, DnsName, Quantity, Rule, immutable, not_implemented, rules
 from disttrain.api.strategy import Strategy
 from disttrain_contract import env
+from disttrain_contract.remote import URL_PATTERN
 
 MAX_PROCESSES = 64
 
@@ -90,8 +91,9 @@ class CheckpointSpec(ApiModel):
     remote: str | None = Field(
         None,
         max_length=1024,
-        description="A second tier, such as s3://bucket/prefix.",
-        json_schema_extra=not_implemented(),
+        pattern=URL_PATTERN,
+        description="A second tier: every committed checkpoint is also copied below this place (s3, gs, az, abfs or file), in "
+        "NAMESPACE/JOB, and fetched from there when the volume has none that verifies. Credentials and endpoint come from spec.env.",
     )
 
 
@@ -106,6 +108,7 @@ class Evaluation(ApiModel):
 SPEC_RULES = (
     Rule("!has(self.elastic) || (self.elastic.minWorkers <= self.workers && self.workers <= self.elastic.maxWorkers)", "spec.workers must be between spec.elastic.minWorkers and spec.elastic.maxWorkers"),
     Rule("has(self.entrypoint) != (has(self.command) && size(self.command) > 0)", "set exactly one of entrypoint (package.module:build) and command (a torchrun-style program)"),
+    Rule("!has(self.checkpoint) || !has(self.checkpoint.remote) || has(self.entrypoint)", "spec.checkpoint.remote belongs to jobs with an entrypoint: a plain command saves its state by itself"),
     Rule("!has(self.evaluation) || has(self.entrypoint)", "spec.evaluation belongs to jobs with an entrypoint: a plain command evaluates by itself"),
     Rule("!has(self.processesPerWorker) || type(self.processesPerWorker) == string || (self.processesPerWorker >= 1 && self.processesPerWorker <= 64)", "spec.processesPerWorker must be auto or a number from 1 to 64"),
     Rule(f"!has(self.env) || self.env.all(e, !e.name.startsWith('{env.PREFIX}') && !(e.name in {sorted(env.RESERVED)}))", "spec.env sets a name that the runtime sets itself (RANK, WORLD_SIZE, MASTER_ADDR, PET_*, DISTTRAIN_*…): remove it"),

@@ -16,7 +16,7 @@ class Condition(ApiModel):
     """metav1.Condition."""
 
     type: Annotated[str, Field(max_length=316)] = Field(
-        description="Admitted, WorkersReady, StandbyReady, Running, Restarting, Checkpointed, RestoreVerified, Straggler, Suspended, Succeeded or Failed."
+        description="Admitted, WorkersReady, StandbyReady, Running, Restarting, Checkpointed, RemoteCopied, RestoreVerified, Straggler, Suspended, Succeeded or Failed."
     )
     status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
     observed_generation: int | None = Field(
@@ -98,7 +98,7 @@ class RecoveryEvent(ApiModel):
     restored_step: int | None = Field(None, description="The step that training went on from.")
     source: str | None = Field(
         None,
-        description="Where the state came from: survivor (the memory of a living rank), volume, or none for step 0.",
+        description="Where the state came from: survivor (the memory of a living rank), volume, remote (checkpoint.remote), or none for step 0.",
     )
     detect_seconds: float | None = Field(None, description="From the failure to the operator's decision.")
     recover_seconds: float | None = Field(None, description="From the failure to the first new step.")

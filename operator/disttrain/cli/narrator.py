@@ -19,12 +19,13 @@ ORDER = (
     "Suspended",
     "RestoreVerified",
     "Checkpointed",
+    "RemoteCopied",
     "Straggler",
     "WorkersReady",
     "Running",
 )
 """When several conditions say the same sentence, the first of these says it."""
-QUIET = frozenset({"NotStarted", "Starting", "WaitingForWorkers", "Committed"})
+QUIET = frozenset({"NotStarted", "Starting", "WaitingForWorkers", "Committed", "Copied"})
 """Reasons that only say that things take their course; the progress line shows them."""
 BAD = frozenset(
     {
@@ -32,6 +33,7 @@ BAD = frozenset(
         ("Restarting", "True"),
         ("Admitted", "False"),
         ("Checkpointed", "False"),
+        ("RemoteCopied", "False"),
         ("RestoreVerified", "False"),
         ("Straggler", "True"),
     }

@@ -20,6 +20,8 @@ class Type(StrEnum):
     RUNNING = "Running"
     RESTARTING = "Restarting"
     CHECKPOINTED = "Checkpointed"
+    REMOTE_COPIED = "RemoteCopied"
+    """Only of a job that has a second tier for its checkpoints."""
     RESTORE_VERIFIED = "RestoreVerified"
     STRAGGLER = "Straggler"
     SUSPENDED = "Suspended"

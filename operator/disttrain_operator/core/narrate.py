@@ -16,6 +16,7 @@ WARNINGS = frozenset(
         (Type.ADMITTED, "False"),
         (Type.RESTARTING, "True"),
         (Type.CHECKPOINTED, "False"),
+        (Type.REMOTE_COPIED, "False"),
         (Type.RESTORE_VERIFIED, "False"),
         (Type.STRAGGLER, "True"),
         (Type.FAILED, "True"),
@@ -60,6 +61,7 @@ def observed(world: World, status: Status, now: datetime) -> Status:
     status = _standby_ready(world, status, now)
     status = _running(world, status, now)
     status = _checkpointed(world, status, now)
+    status = _remote_copied(world, status, now)
     status = _restore_verified(world, status, now)
     return _straggler(world, status, now)
 
@@ -162,6 +164,18 @@ def _checkpointed(world: World, status: Status, now: datetime) -> Status:
     if warning := admission.too_small(world, status.checkpoint):
         return with_condition(world, status, Type.CHECKPOINTED, True, "ClaimTooSmall", warning, now)
     return with_condition(world, status, Type.CHECKPOINTED, True, "Committed", message, now)
+
+
+def _remote_copied(world: World, status: Status, now: datetime) -> Status:
+    """The newest word of the agents; a job without a second tier has no such condition."""
+    said = progress.remote_copy(world)
+    if said is None:
+        return status
+    if said.reason:
+        message = f"step {said.step} is not copied to {said.url}, training goes on: {said.message}"
+        return with_condition(world, status, Type.REMOTE_COPIED, False, said.reason, message, now)
+    message = f"step {said.step} is at {said.url} as {said.digest[:19]}…, read back and verified"
+    return with_condition(world, status, Type.REMOTE_COPIED, True, "Copied", message, now)
 
 
 def _restore_verified(world: World, status: Status, now: datetime) -> Status:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 
-from disttrain_contract.messages import Checkpoint, Progress, Report, Restore
+from disttrain_contract.messages import Checkpoint, Progress, RemoteCopy, Report, Restore
 from disttrain_operator.core import budget, group
 from disttrain_operator.core.model import Recovery, Status, WorkerCounts, World
 
@@ -43,6 +43,11 @@ def counts(world: World) -> WorkerCounts:
 def restored(world: World) -> Restore | None:
     """What the present incarnation started from."""
     return next((r.restore for r in _reports(world) if r.restore is not None), None)
+
+
+def remote_copy(world: World) -> RemoteCopy | None:
+    """What is known of the second tier: the present incarnation's word, rank 0's pod first."""
+    return next((r.remote_copy for r in _reports(world) if r.remote_copy is not None), None)
 
 
 def latest(world: World) -> Progress | None:

@@ -14,6 +14,8 @@ def verdict(incarnation: int, start: Restore, recorded: Checkpoint | None) -> Ve
     if recorded is not None and recorded.incarnation >= incarnation:
         return None
     goes_on = f"incarnation {incarnation} goes on from step {start.step}"
+    if start.source == "remote":
+        goes_on += ", fetched from checkpoint.remote"
     if start.source == "survivor":
         return True, "FromSurvivor", f"{goes_on}, which a living rank held"
     skipped = f"; skipped: {'; '.join(start.skipped)}" if start.skipped else ""

@@ -47,14 +47,14 @@ def run_config(job: Job) -> RunConfig:
         processes_per_worker=job.spec.processes,
         seed=raw.integer(spec, "seed") or 0,
         strategy=strategy_config(raw.obj(spec, "strategy")),
-        checkpoint=_checkpoint(raw.obj(spec, "checkpoint")),
+        checkpoint=_checkpoint(job, raw.obj(spec, "checkpoint")),
         evaluation=EvaluationConfig(every_steps=raw.integer(raw.obj(spec, "evaluation"), "everySteps")),
         hang_timeout_seconds=raw.number(raw.obj(spec, "recovery"), "hangTimeoutSeconds"),
         grace_seconds=float(grace_seconds(job)),
     )
 
 
-def _checkpoint(spec: Mapping[str, Any]) -> CheckpointConfig:
+def _checkpoint(job: Job, spec: Mapping[str, Any]) -> CheckpointConfig:
     steps, seconds = raw.integer(spec, "everySteps"), raw.number(spec, "everySeconds")
     if spec and steps is None and seconds is None:  # a job without spec.checkpoint saves nothing
         seconds = DEFAULT_EVERY_SECONDS
@@ -63,7 +63,13 @@ def _checkpoint(spec: Mapping[str, Any]) -> CheckpointConfig:
         every_seconds=float(seconds) if seconds is not None else None,
         keep=raw.integer(spec, "keep") or 3,
         asynchronous=spec.get("async") is not False,
+        remote=_remote(job, raw.text(spec, "remote")),
     )
+
+
+def _remote(job: Job, prefix: str | None) -> str | None:
+    """A place of the job's own: two namespaces may share a bucket, and a name is unique within a namespace only."""
+    return f"{prefix.rstrip('/')}/{job.namespace}/{job.name}" if prefix else None
 
 
 def grace_seconds(job: Job) -> int:

@@ -17,7 +17,7 @@ pytest.importorskip("torch")
 import torch
 
 from disttrain_contract.messages import Checkpoint, CheckpointProblem
-from disttrain_runtime.checkpoint import writer_process
+from disttrain_runtime.checkpoint import helper_process, writer_process
 from disttrain_runtime.checkpoint.fence import Fence, Holder
 from disttrain_runtime.checkpoint.restore import assemble, verify
 from disttrain_runtime.checkpoint.saver import Saver
@@ -173,7 +173,7 @@ def test_a_machine_without_room_for_a_process_is_a_problem_and_no_failure(
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
     with monkeypatch.context() as patch:
-        patch.setattr(writer_process.subprocess, "Popen", refused)
+        patch.setattr(helper_process.subprocess, "Popen", refused)
         saver.prepare(state_of(0.0))
         (problem,) = saver.save(state_of(1.0), shelf.facts(1))
     assert isinstance(problem, CheckpointProblem)

@@ -12,6 +12,7 @@ from disttrain_contract.messages import (
     Holding,
     Progress,
     RankBody,
+    RemoteCopy,
     Report,
     Restore,
 )
@@ -26,6 +27,7 @@ class Told:
     progress: Progress | None = None
     checkpoint: Checkpoint | None = None
     checkpoint_problem: CheckpointProblem | None = None
+    remote_copy: RemoteCopy | None = None
     restore: Restore | None = None
     failures: dict[int, Failure] = field(default_factory=dict)
     """By local rank: what a rank said before it died."""
@@ -39,6 +41,8 @@ class Told:
                 return replace(self, checkpoint=body, checkpoint_problem=None)
             case CheckpointProblem():
                 return replace(self, checkpoint_problem=body)
+            case RemoteCopy():
+                return replace(self, remote_copy=body)
             case Restore():
                 return replace(self, restore=body)
             case Holding():
@@ -47,8 +51,8 @@ class Told:
                 return replace(self, failures={local_rank: body, **self.failures})
 
     def next_incarnation(self) -> Told:
-        """What is still true when new ranks start: the checkpoint is on the volume."""
-        return Told(checkpoint=self.checkpoint)
+        """What is still true when new ranks start: the checkpoint is on the volume, and where else."""
+        return Told(checkpoint=self.checkpoint, remote_copy=self.remote_copy)
 
     @property
     def step(self) -> int | None:
@@ -68,6 +72,7 @@ def present(agent: Agent, told: Told, processes: int, now: float, stall: Stall |
         progress=told.progress,
         checkpoint=told.checkpoint,
         checkpoint_problem=told.checkpoint_problem,
+        remote_copy=told.remote_copy,
         restore=told.restore,
         failure=failure,
         stall=stall if agent.state is AgentState.RUNNING else None,

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from disttrain_contract.messages import Restore
 from disttrain_runtime.checkpoint.fence import Fence, Holder
-from disttrain_runtime.checkpoint.manifest import Expectation
-from disttrain_runtime.checkpoint.restore import Found, assemble, newest
+from disttrain_runtime.checkpoint.manifest import Expectation, RejectedError
+from disttrain_runtime.checkpoint.mirror_main import FENCED
+from disttrain_runtime.checkpoint.mirror_request import MirrorAnswer
+from disttrain_runtime.checkpoint.restore import Found, assemble, newest, verify
 from disttrain_runtime.checkpoint.volume import Volume
 from disttrain_runtime.checkpoint.writer import explain
-from disttrain_runtime.errors import ForeignCheckpointError, StorageError
+from disttrain_runtime.errors import FencedError, ForeignCheckpointError, StorageError
 from disttrain_runtime.groups import Group
 
+Fetch = Callable[[Collection[str]], MirrorAnswer]
+"""Brings the newest good copy of the second tier to the volume; these were fetched before, and were of no use."""
 MAX_SENTENCES = 10
 """That many skipped checkpoints are named one by one."""
 
@@ -44,15 +49,15 @@ def open_volume(job_dir: Path, holder: Holder) -> tuple[Volume, Fence]:
     return volume, fence
 
 
-def restore(volume: Volume | None, expected: Expectation, group: Group) -> Restored:
+def restore(volume: Volume | None, expected: Expectation, group: Group, fetch: Fetch | None = None) -> Restored:
     """A collective. Rank 0 looks and verifies; all ranks load the very bytes that it verified.
 
     One reader instead of one per rank: the volume is read and hashed once, need not be mounted everywhere, and no
     two ranks can come to different conclusions.
     """
-    found = search(volume, expected) if volume is not None else Found(None)
+    found = search(volume, expected, fetch) if volume is not None else Found(None)
     verified = found.verified
-    head: dict[str, Any] = {"skipped": few(found.skipped)}
+    head: dict[str, Any] = {"skipped": few(found.skipped), "source": found.source}
     if verified is not None:
         head |= {"step": verified.manifest.step, "digest": verified.digest, "files": list(verified.files)}
     head = json.loads(group.broadcast(json.dumps(head).encode()))
@@ -60,7 +65,7 @@ def restore(volume: Volume | None, expected: Expectation, group: Group) -> Resto
     if "step" not in head:
         return Restored(Restore(step=0, source="none", skipped=skipped), None, found.rejected)
     files = {name: group.broadcast(verified.files[name] if verified else None) for name in head["files"]}
-    message = Restore(step=head["step"], source="volume", digest=head["digest"], skipped=skipped)
+    message = Restore(step=head["step"], source=head["source"], digest=head["digest"], skipped=skipped)
     return Restored(message, assemble(files), found.rejected)
 
 
@@ -70,8 +75,9 @@ def few(sentences: tuple[str, ...]) -> tuple[str, ...]:
     return (*sentences[:MAX_SENTENCES], f"and {more} older ones") if more > 0 else sentences
 
 
-def search(volume: Volume, expected: Expectation) -> Found:
-    """The newest good one. Raises when there is none but intact ones of another task: starting anew would bury them."""
+def search(volume: Volume, expected: Expectation, fetch: Fetch | None = None) -> Found:
+    """The newest good one; of the second tier, when the volume has none. Raises when there is none but intact ones of
+    another task: starting anew would bury them."""
     try:
         found = newest(volume, expected)
     except OSError as error:
@@ -81,4 +87,32 @@ def search(volume: Volume, expected: Expectation) -> Found:
             f"the volume holds checkpoints that this task cannot continue ({'; '.join(few(found.foreign))}): "
             f"undo the change, give the job another name, or remove {volume.checkpoints}"
         )
-    return found
+    return found if found.verified is not None or fetch is None else _from_remote(volume, expected, found, fetch)
+
+
+def _from_remote(volume: Volume, expected: Expectation, found: Found, fetch: Fetch) -> Found:
+    """A store that cannot be asked may hold what a start at step 0 would bury: then the job does not start."""
+    skipped, useless = list(found.skipped), set[str]()
+    while True:
+        got = fetch(useless)
+        if got.reason == FENCED:
+            raise FencedError(got.message)
+        if got.reason:
+            raise StorageError(
+                f"training was not started, because the volume holds no good checkpoint and the remote one cannot be asked: {got.message}"
+            )
+        skipped += got.skipped
+        if not got.name and got.foreign:
+            raise ForeignCheckpointError(
+                f"checkpoint.remote holds checkpoints that this task cannot continue ({'; '.join(few(got.foreign))}): "
+                f"undo the change, give the job another name, or remove them"
+            )
+        if not got.name:
+            return replace(found, skipped=tuple(skipped))
+        try:
+            verified = verify(volume.path(got.step), got.step, expected)
+        except RejectedError as error:
+            skipped.append(f"remote step {got.step}: {error}")
+            useless.add(got.name)
+        else:
+            return Found(verified, tuple(skipped), found.rejected - {got.step}, source="remote")

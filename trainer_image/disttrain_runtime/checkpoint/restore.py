@@ -48,6 +48,7 @@ class Found:
     """Their steps."""
     foreign: tuple[str, ...] = ()
     """Those of the sentences that are about intact checkpoints of something else."""
+    source: str = "volume"
 
 
 def newest(volume: Volume, expected: Expectation) -> Found:

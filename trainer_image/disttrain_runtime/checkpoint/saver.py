@@ -58,6 +58,11 @@ class Saver:
         """The process that writes; None before it is needed."""
         return self._writer.pid
 
+    @property
+    def fence(self) -> Fence:
+        """Under whose number it saves."""
+        return self._fence
+
     def claim(self, holder: Holder) -> None:
         """The group was formed anew around this rank: go on under its number. A save under way stays good, because
         it is still this process that holds the fence.

@@ -8,8 +8,10 @@ import re
 import shutil
 import stat
 import uuid
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from disttrain_contract.paths import CHECKPOINTS, step_dir_name
 from disttrain_runtime.checkpoint.durable import sync_directory
@@ -99,18 +101,28 @@ class Folder:
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
 
-    def read(self, name: str, *, size: int | None = None, at_most: int | None = None) -> bytes:
-        """A regular file's whole contents; `size` is what it must have."""
+    @contextmanager
+    def opened(self, names: Iterable[str]) -> Iterator[list[BinaryIO]]:
+        """Several files at once. They can be read to their end even when the folder is deleted meanwhile."""
+        with ExitStack() as stack:
+            yield [stack.enter_context(self._open(name)) for name in names]
+
+    def _open(self, name: str) -> BinaryIO:
         try:
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._fd)
         except FileNotFoundError as error:
             raise RejectedError(f"{name} is missing") from error
         except OSError as error:
             raise RejectedError(f"{name} cannot be opened ({error.strerror}); only plain files are read") from error
-        with os.fdopen(fd, "rb") as file:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise RejectedError(f"{name} is not a plain file")
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise RejectedError(f"{name} is not a plain file")
+        return os.fdopen(fd, "rb")
+
+    def read(self, name: str, *, size: int | None = None, at_most: int | None = None) -> bytes:
+        """A regular file's whole contents; `size` is what it must have."""
+        with self._open(name) as file:
+            status = os.fstat(file.fileno())
             if size is not None and status.st_size != size:
                 raise RejectedError(f"{name} has {status.st_size} bytes instead of {size}")
             if at_most is not None and status.st_size > at_most:
