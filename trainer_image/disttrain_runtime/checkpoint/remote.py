@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from disttrain_contract.paths import CHECKPOINTS, FENCE, MANIFEST
 from disttrain_runtime.checkpoint import remote_claim
@@ -110,7 +111,7 @@ class Remote:
         with folder.opened([entry.name for entry in files]) as sources:
             for entry, source in zip(files, sources, strict=True):
                 sent = _Count()
-                self._store.write(f"{place}/{entry.name}", sent.over(iter(lambda: source.read(CHUNK), b"")))
+                self._store.write(f"{place}/{entry.name}", sent.over(iter(partial(source.read, CHUNK), b"")))
                 if not sent.is_(entry):
                     raise RejectedError(f"{entry.name} on the volume does not match its digest")
                 self._verify(f"{place}/{entry.name}", entry)
