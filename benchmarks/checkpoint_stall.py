@@ -2,10 +2,17 @@
 
     python -m benchmarks.checkpoint_stall [--megabytes 400] [--rounds 15]     prints a table, writes JSON and a plot
 
-Every arm saves the same state (the tensors of a model and of its AdamW) on the same disk, flushed. `stall` is the time
-from the call until the state may change again; `durable` until the checkpoint is on the disk. Each arm is warmed up
-once, so that nobody pays for first page faults; then the arms take turns in an order drawn anew every round, and the
-next begins when the disk is quiet. Nothing is discarded.
+Every arm saves the same state (the tensors of a model and of its AdamW) on the same disk, flushed, in the middle of
+training: each save is followed by steps of one thread's work, until the checkpoint is on the disk and for two steps at least.
+
+stall    the time that the training thread waits: the call and, before the first update, the rest of the copy if any
+cost     how much longer the steps took than as many without a save: the stall, and what the copying and writing
+         beside them takes from them (cores, memory, caches)
+durable  until the checkpoint is on the disk
+
+Each arm is warmed up once, so that nobody pays for first page faults; then the arms take turns in an order drawn anew
+every round, and the next begins when the disk is quiet. Nothing is discarded. `quiet` is a round without a save.
+"ours" copies the optimizer's state beside the next step's gradients; "ours, at once" does not.
 
 DCP's best settings on a CPU (torch 2.15): an `async_stager` that is kept, so that its memory is used again; in shared
 memory with the process-based checkpointer, in plain memory with the thread-based one. Staging in the background needs
@@ -24,7 +31,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +53,27 @@ from disttrain_runtime.checkpoint.writer import Facts
 RESULTS = Path(__file__).parent / "results"
 WIDTH = 1024
 """Of a layer: 4.2 MB a weight, and about a hundred tensors at 400 MB."""
-Finish = Callable[[], object]
-Arm = Callable[[int], Finish]
-"""Begins to save a step; gives what waits for the disk."""
+WORK = 600
+"""Products of 256 x 256 matrices in a step: about a fifth of a second on one core, much for its size of state."""
+
+
+def nothing() -> None:
+    """To wait for."""
+
+
+@dataclass(frozen=True)
+class Save:
+    """One that has begun."""
+
+    finish: Callable[[], object] = nothing
+    """Waits for the disk."""
+    settle: Callable[[], object] = nothing
+    """Called before an update: waits until the state may change."""
+    done: Callable[[], bool] = lambda: True
+
+
+Arm = Callable[[int], Save]
+"""Begins to save a step."""
 
 
 def make_state(megabytes: int) -> dict[str, Any]:
@@ -74,15 +100,15 @@ def memcpy(state: dict[str, Any]) -> Arm:
     """The floor: each tensor into memory of its own that was touched before."""
     pairs = [(tensor, torch.zeros_like(tensor).fill_(1)) for tensor in tensors_of(state)]
 
-    def begin(_: int) -> Finish:
+    def begin(_: int) -> Save:
         for source, target in pairs:
             target.copy_(source)
-        return lambda: None
+        return Save()
 
     return begin
 
 
-def ours(state: dict[str, Any], folder: Path) -> Arm:
+def ours(state: dict[str, Any], folder: Path, quiet: Collection[str]) -> Arm:
     """The saver of this repository, asynchronous as by default."""
     parameters = tuple(
         ParameterShape(n, str(t.dtype).removeprefix("torch."), tuple(t.shape)) for n, t in state["model"].items()
@@ -92,19 +118,19 @@ def ours(state: dict[str, Any], folder: Path) -> Arm:
     volume, fence = Volume(folder), Fence(folder, Holder("uid", 1))
     volume.create()
     fence.claim()
-    saver = Saver(volume, fence, keep=1, asynchronous=True, committed=None, rejected=())
+    saver = Saver(volume, fence, keep=1, asynchronous=True, committed=None, rejected=(), quiet=quiet)
     saver.prepare(state)
 
     def finish() -> None:
         (event,) = saver.finish()
         assert isinstance(event, Checkpoint), event
 
-    def begin(step: int) -> Finish:
+    def begin(step: int) -> Save:
         facts = Facts(
             job="job", step=step, world_size=1, epoch=0, position=0, sampling=sampling, fingerprint=fingerprint
         )  # fmt: skip
         saver.save(state, facts)
-        return finish
+        return Save(finish, saver.settle_copy, lambda: not saver.busy)
 
     return begin
 
@@ -113,13 +139,13 @@ def torch_save(state: dict[str, Any], folder: Path) -> Arm:
     """What most scripts do, made safe: write, flush, rename."""
     folder.mkdir()
 
-    def begin(step: int) -> Finish:
+    def begin(step: int) -> Save:
         with (folder / "draft").open("wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
         (folder / "draft").replace(folder / "checkpoint.pt")
-        return lambda: None
+        return Save()
 
     return begin
 
@@ -133,7 +159,7 @@ def dcp_async(state: dict[str, Any], folder: Path, kind: AsyncCheckpointerType) 
         )
     )
 
-    def begin(step: int) -> Finish:
+    def begin(step: int) -> Save:
         path = folder / f"step-{step}"
         writer = dcp.FileSystemWriter(path, sync_files=True)
         future = dcp.async_save(state, storage_writer=writer, async_checkpointer_type=kind, async_stager=stager)
@@ -142,7 +168,7 @@ def dcp_async(state: dict[str, Any], folder: Path, kind: AsyncCheckpointerType) 
             future.result()  # type: ignore[union-attr]
             shutil.rmtree(path)
 
-        return finish
+        return Save(finish, done=future.done)  # type: ignore[union-attr]
 
     return begin
 
@@ -150,7 +176,7 @@ def dcp_async(state: dict[str, Any], folder: Path, kind: AsyncCheckpointerType) 
 def dcp_default(state: dict[str, Any], folder: Path) -> Arm:
     """The same as one gets it without asking: a thread, and new memory for every checkpoint."""
 
-    def begin(step: int) -> Finish:
+    def begin(step: int) -> Save:
         path = folder / f"step-{step}"
         future = dcp.async_save(state, checkpoint_id=path)
 
@@ -158,25 +184,56 @@ def dcp_default(state: dict[str, Any], folder: Path) -> Arm:
             future.result()  # type: ignore[union-attr]
             shutil.rmtree(path)
 
-        return finish
+        return Save(finish, done=future.done)  # type: ignore[union-attr]
 
     return begin
 
 
+class Work:
+    """The gradients of a step: one thread, in its cache for the most part."""
+
+    def __init__(self) -> None:
+        self._left, self._right = torch.randn(256, 256), torch.randn(256, 256)
+
+    def step(self) -> float:
+        """Seconds that it took."""
+        began = time.perf_counter()
+        for _ in range(WORK):
+            torch.mm(self._left, self._right)
+        return time.perf_counter() - began
+
+
+def one(arm: Arm, number: int, work: Work) -> dict[str, float]:
+    """A save in the middle of training.."""
+    began = time.perf_counter()
+    save = arm(number)
+    stall = time.perf_counter() - began
+    work.step()
+    settling = time.perf_counter()
+    save.settle()
+    stall += time.perf_counter() - settling
+    steps = 1
+    while steps < 2 or not save.done():
+        work.step()
+        steps += 1
+    trained = time.perf_counter() - began
+    save.finish()
+    return {"stall": stall, "trained": trained, "steps": steps, "durable": time.perf_counter() - began}
+
+
 def measure(arms: dict[str, Arm], rounds: int, seed: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds of stall and until durable, by arm; round 0 is the warm-up."""
-    rng = random.Random(seed)
-    found: dict[str, dict[str, list[float]]] = {name: {"stall": [], "durable": []} for name in arms}
+    """Seconds by arm; round 0 is the warm-up. A step without a save is timed before each save, on the same machine as then."""
+    rng, work = random.Random(seed), Work()
+    found: dict[str, dict[str, list[float]]] = {name: {"stall": [], "cost": [], "durable": []} for name in arms}
     for number in range(rounds + 1):
         for name in rng.sample(list(arms), len(arms)):
             os.sync()
-            began = time.perf_counter()
-            finish = arms[name](number)
-            stall = time.perf_counter() - began
-            finish()
+            quiet = statistics.median(work.step() for _ in range(3))
+            seen = one(arms[name], number, work)
             if number:
-                found[name]["stall"].append(stall)
-                found[name]["durable"].append(time.perf_counter() - began)
+                found[name]["stall"].append(seen["stall"])
+                found[name]["cost"].append(seen["trained"] - seen["steps"] * quiet)
+                found[name]["durable"].append(seen["durable"])
         print(f"round {number} of {rounds}", file=sys.stderr, flush=True)
     return found
 
@@ -191,6 +248,7 @@ def summary(found: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, flo
             "stall_median": round(middle, 4),
             "stall_q1": round(low, 4),
             "stall_q3": round(high, 4),
+            "cost_median": round(statistics.median(seconds["cost"]), 4),
             "durable_median": round(statistics.median(seconds["durable"]), 4),
             "times_ours": round(middle / base, 2),
         }
@@ -240,7 +298,9 @@ def main() -> None:
         folder = Path(name)
         arms: dict[str, Arm] = {
             "memcpy": memcpy(state),
-            "ours": ours(state, folder / "ours"),
+            "quiet": lambda _: Save(),
+            "ours": ours(state, folder / "ours", {"optimizer"}),
+            "ours, at once": ours(state, folder / "once", ()),
             "DCP async, process": dcp_async(state, folder / "process", AsyncCheckpointerType.PROCESS),
             "DCP async, thread": dcp_async(state, folder / "thread", AsyncCheckpointerType.THREAD),
             "DCP async, default": dcp_default(state, folder / "default"),

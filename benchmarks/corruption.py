@@ -57,7 +57,7 @@ class Shelf:
         self.volume.create()
         fence.claim()
         for step in (OLD, NEW):
-            write(self.volume, fence, Buffers().capture(state(step)), facts(step))
+            write(self.volume, fence, Buffers().capture(state(step)).finish(), facts(step))
         self.older, self.newer = (self._read(step) for step in (OLD, NEW))
         self.on_disk = dict(self.newer)
 

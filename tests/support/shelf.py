@@ -46,7 +46,7 @@ class Shelf:
             "model": {"w": torch.full((64,), float(step))},
             "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}, "lr": 0.1},
         }
-        return write(self.volume, self.fence, Buffers().capture(state), self.facts(step, **changes)).path
+        return write(self.volume, self.fence, Buffers().capture(state).finish(), self.facts(step, **changes)).path
 
 
 def shelf_in(job_dir: Path) -> Shelf:

@@ -40,6 +40,7 @@ class Checkpointing:
 
     def join(self, group: Group, identity: Identity) -> None:
         """Belong to this group from now on: either `restore` or `resume` follows."""
+        self.settle_copy()  # what is copied now may be overwritten soon
         self._group, self._identity = group, identity
         if not group.leads:
             self._drop_saver()
@@ -89,6 +90,11 @@ class Checkpointing:
         whole = self._strategy.whole() if self._strategy.saves_together or self._saver is not None else {}
         if self._saver is not None:
             self._announce(self._saver.save(whole, self._facts(step)))
+
+    def settle_copy(self) -> None:
+        """The state is about to change."""
+        if self._saver is not None:
+            self._announce(self._saver.settle_copy())
 
     def settle(self, step: int, now: float) -> bool:
         """The state of this step is on the disk when this returns True. What is already committed is not saved again.
@@ -170,6 +176,7 @@ class Checkpointing:
             asynchronous=checkpoint.asynchronous,
             committed=committed,
             rejected=rejected,
+            quiet=self._strategy.quiet_until_update,
         )
 
     def _drop_saver(self) -> None:

@@ -72,6 +72,7 @@ class Training:
         self.group = group
         self.guard = Guard(group, self.strategy.replicated, self.clock)
         self.strategy.enter = self.pulse.enter
+        self.strategy.before_update = self.checkpoints.settle_copy
         self.strategy.join(group)
         self.checkpoints.join(group, identity)
         unsettled = self._take_up()

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.torch
 
 
 def weights(buffers: Buffers, tensor: torch.Tensor) -> memoryview:
-    body = buffers.capture({"model": {"w": tensor}}).files["model.safetensors"].body
+    body = buffers.capture({"model": {"w": tensor}}).finish().files["model.safetensors"].body
     assert body is not None
     return memoryview(body.map)
 
@@ -40,5 +40,5 @@ def test_the_memory_is_used_again() -> None:
 def test_state_that_has_grown_gets_more_memory() -> None:
     buffers = Buffers()
     weights(buffers, torch.ones(10))
-    files = buffers.capture({"model": {"w": torch.ones(10), "v": torch.ones(20)}}).files
+    files = buffers.capture({"model": {"w": torch.ones(10), "v": torch.ones(20)}}).finish().files
     assert parse(b"".join(bytes(p) for p in files["model.safetensors"].parts))["v"].shape == (20,)

@@ -220,3 +220,54 @@ def test_nothing_is_left_of_a_closed_saver(shelf: Shelf, saver_of: MakeSaver) ->
         assert pid is not None
         assert not running(pid)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def training_state() -> dict[str, Any]:
+    return {"model": {"w": torch.ones(64)}, "optimizer": {"m": torch.ones(5_000_000)}}
+
+
+def saved(shelf: Shelf, step: int) -> tuple[float, float]:
+    state = assemble(verify(shelf.volume.path(step), step, shelf.expected).files)
+    return float(state["model"]["w"].min()), float(state["optimizer"]["m"].min())
+
+
+def test_what_only_an_update_changes_is_copied_beside_the_next_step(shelf: Shelf, saver_of: MakeSaver) -> None:
+    """The weights may change at once, the optimizer's state when the copy is settled; what arrives is of one moment."""
+    saver, live = saver_of(shelf, quiet={"optimizer"}), training_state()
+    assert saver.save(live, shelf.facts(1)) == []
+    assert saver.busy, "no other save begins meanwhile"
+    live["model"]["w"].fill_(9.0)
+    assert saver.settle_copy() == []
+    live["optimizer"]["m"].fill_(9.0)
+    (event,) = saver.finish()
+    assert (event.step, saved(shelf, 1)) == (1, (1.0, 1.0))
+
+
+def test_a_save_is_finished_without_a_next_step(shelf: Shelf, saver_of: MakeSaver) -> None:
+    saver = saver_of(shelf, quiet={"optimizer"})
+    saver.save(training_state(), shelf.facts(1))
+    (event,) = saver.finish()
+    assert (event.step, saved(shelf, 1)) == (1, (1.0, 1.0))
+
+
+def test_a_task_that_changes_the_optimizer_too_early_is_told_and_its_torn_copy_is_not_saved(
+    shelf: Shelf, saver_of: MakeSaver
+) -> None:
+    saver, live = saver_of(shelf, quiet={"optimizer"}), training_state()
+    saver.save(live, shelf.facts(1))
+    live["optimizer"]["m"].fill_(9.0)
+    (problem,) = saver.settle_copy()
+    assert (problem.step, problem.reason) == (1, "StateChanged")
+    assert shelf.volume.steps() == ()
+    saver.save(live, shelf.facts(2))
+    live["optimizer"]["m"].fill_(5.0)
+    (event,) = saver.finish()
+    assert (event.step, saved(shelf, 2)) == (2, (1.0, 9.0)), "from now on everything is copied at once"
+
+
+def test_a_rank_that_leads_no_more_lets_go_in_the_middle_of_a_copy(shelf: Shelf, saver_of: MakeSaver) -> None:
+    saver = saver_of(shelf, quiet={"optimizer"})
+    saver.save(training_state(), shelf.facts(1))
+    saver.close()
+    assert saver.finish() == []
+    assert shelf.volume.steps() == ()

@@ -18,7 +18,9 @@ pytestmark = pytest.mark.torch
 
 
 def file_of(tensors: dict[str, torch.Tensor]) -> bytes:
-    return b"".join(bytes(part) for part in Buffers().capture({"model": tensors}).files["model.safetensors"].parts)
+    return b"".join(
+        bytes(part) for part in Buffers().capture({"model": tensors}).finish().files["model.safetensors"].parts
+    )
 
 
 def test_every_dtype_and_shape_reads_back_to_the_bit() -> None:

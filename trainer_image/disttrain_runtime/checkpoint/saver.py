@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from disttrain_contract.messages import Checkpoint, CheckpointProblem
-from disttrain_runtime.checkpoint.buffers import Buffers
+from disttrain_runtime.checkpoint.buffers import Buffers, Capture, ChangedError
 from disttrain_runtime.checkpoint.fence import Fence, Holder
 from disttrain_runtime.checkpoint.save_request import SaveRequest
+from disttrain_runtime.checkpoint.snapshot import Snapshot
 from disttrain_runtime.checkpoint.volume import Volume
 from disttrain_runtime.checkpoint.writer import Facts
 from disttrain_runtime.checkpoint.writer_main import FENCED
@@ -23,6 +24,17 @@ from disttrain_runtime.checkpoint.writer_process import WriterDiedError, WriterP
 from disttrain_runtime.errors import FencedError
 
 Event = Checkpoint | CheckpointProblem
+_AT_ONCE = "the task changes the optimizer's state outside of its step; from now on saves copy everything before training goes on"
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A save as it was when it was due."""
+
+    capture: Capture
+    facts: Facts
+    holder: Holder
+    began: float
 
 
 class Saver:
@@ -37,9 +49,14 @@ class Saver:
         asynchronous: bool,
         committed: int | None,
         rejected: Collection[int],
+        quiet: Collection[str] = (),
     ) -> None:
         self._volume, self._fence, self._keep, self._rejected = volume, fence, keep, tuple(rejected)
         self._asynchronous = asynchronous
+        self._quiet = quiet if asynchronous else ()
+        """Top-level keys that may be copied beside training; who names some calls `settle_copy` before they change."""
+        self._begun: _Begun | None = None
+        """A save whose copy may not be complete yet."""
         self._buffers, self._writer = Buffers(), WriterProcess()
         self._flight: int | None = None
         """The step that is being written."""
@@ -51,7 +68,7 @@ class Saver:
     @property
     def busy(self) -> bool:
         """A save is under way."""
-        return self._flight is not None and not self._writer.answered()
+        return self._begun is not None or (self._flight is not None and not self._writer.answered())
 
     @property
     def writer_pid(self) -> int | None:
@@ -79,29 +96,46 @@ class Saver:
         with self._stall():
             with suppress(OSError):  # no room for a process: the first save tries again, and says so
                 self._writer.start()
-            self._buffers.capture(state)
+            self._buffers.capture(state).finish()
 
     def save(self, state: Mapping[str, Any], facts: Facts) -> list[Event]:
         """Take a copy of the state and begin to write it. Gives what has ended since: see `poll`."""
         events = self.finish()
         with self._stall():
             began = time.monotonic()
-            request = SaveRequest(
-                job_dir=self._volume.job_dir,
-                holder=self._fence.holder,
-                claimant=self._fence.claimant,
-                keep=self._keep,
-                rejected=self._rejected,
-                began=began,
-                facts=facts,
-                snapshot=self._buffers.capture(state),
-            )
-            try:
-                self._writer.ask(request)
-            except (WriterDiedError, OSError) as error:
-                return [*events, _lost(facts.step, error)]
-            self._flight = facts.step
+            self._begun = _Begun(self._buffers.capture(state, self._quiet), facts, self._fence.holder, began)
+        if not self._quiet:
+            events += self.settle_copy()
         return events if self._asynchronous else events + self.finish()
+
+    def settle_copy(self) -> list[Event]:
+        """The state is about to change: wait until its copy is complete, and hand it to the writer."""
+        if self._begun is None:
+            return []
+        begun, self._begun = self._begun, None
+        with self._stall():
+            try:
+                snapshot = begun.capture.finish()
+                self._writer.ask(self._request(begun, snapshot))
+            except ChangedError as error:
+                self._quiet = ()  # once is enough: from now on everything is copied at once
+                return [CheckpointProblem(step=begun.facts.step, reason="StateChanged", message=f"{error}; {_AT_ONCE}")]
+            except (WriterDiedError, OSError) as error:
+                return [_lost(begun.facts.step, error)]
+        self._flight = begun.facts.step
+        return []
+
+    def _request(self, begun: _Begun, snapshot: Snapshot) -> SaveRequest:
+        return SaveRequest(
+            job_dir=self._volume.job_dir,
+            holder=begun.holder,
+            claimant=self._fence.claimant,
+            keep=self._keep,
+            rejected=self._rejected,
+            began=begun.began,
+            facts=begun.facts,
+            snapshot=snapshot,
+        )
 
     def poll(self) -> list[Event]:
         """The outcome of a save that has ended, once. Raises FencedError when a newer incarnation owns the job."""
@@ -109,6 +143,8 @@ class Saver:
 
     def finish(self) -> list[Event]:
         """Wait for the save under way, and give its outcome."""
+        if events := self.settle_copy():
+            return events
         if self._flight is None:
             return []
         with self._stall():
@@ -123,7 +159,10 @@ class Saver:
 
     def close(self) -> None:
         """This rank leads no more: drop the save under way, end the process, give the memory back."""
-        self._flight = None
+        if self._begun is not None:
+            with suppress(Exception):  # its memory goes below
+                self._begun.capture.finish()
+        self._flight = self._begun = None
         self._writer.close()
         self._buffers.release()
 

@@ -24,6 +24,8 @@ class AllReduce(Replica):
     order of the gradients outlives a failure, and a replacement learns it before it is needed.
     """
 
+    quiet_until_update = frozenset({"optimizer"})
+
     def __init__(self, task: Task, config: StrategyConfig, device: torch.device) -> None:
         super().__init__(task, config, device)
         self._replica: DistributedDataParallel | None = None

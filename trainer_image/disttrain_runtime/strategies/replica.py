@@ -77,6 +77,7 @@ class Replica(Strategy):
 
     def update(self) -> None:
         """One step of optimizer and schedule with the gradients that are there."""
+        self.before_update()
         self.enter(Phase.UPDATING)
         self.precision.update(self.optimizer, self.config.max_grad_norm, self.model.parameters())
         if self.schedule is not None:

@@ -32,6 +32,12 @@ class Strategy(ABC):
     sharded = False
     """Each rank holds a part that no other has, and cannot go on without all of them: a rank that dies takes its part along."""
 
+    before_update: Callable[[], None] = staticmethod(lambda: None)
+    """Called when the gradients are there and nothing of the state has been changed by them yet. The loop sets it."""
+    quiet_until_update: frozenset[str] = frozenset()
+    """Top-level keys of the state that only an update changes. Who names some calls `before_update` in each step: until
+    then a copy of them can be made beside the next step instead of before it."""
+
     @abstractmethod
     def rehearse(self, batch: Batch) -> None:
         """Once in a process's life, before it joins its first group: do what the first step would do besides training.
