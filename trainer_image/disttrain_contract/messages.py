@@ -91,7 +91,7 @@ class CheckpointProblem:
 
     step: int
     reason: str
-    """CamelCase: DiskFull, ReadOnly, IOError, Fenced, WriterDied."""
+    """CamelCase: DiskFull, ReadOnly, IOError, Fenced, WriterDied, StateChanged."""
     message: str
 
 

@@ -1,0 +1,1 @@
+"""Measurements, one command each. A package, so that no installed one of that name hides it."""
