@@ -9,6 +9,7 @@ from support.cluster import Cluster, job, python
 pytestmark = pytest.mark.cluster
 
 IDLE = python("import time; time.sleep(600)")
+VOLUME = {"volume": {"size": "64Mi"}}
 REFUSED = {
     "an unknown field": ({"wrkers": 2}, 'unknown field "spec.wrkers"'),
     "a wrong type": ({"workers": "many"}, "spec.workers"),
@@ -16,6 +17,13 @@ REFUSED = {
     "both ways to start": ({"entrypoint": "a:b"}, "exactly one of entrypoint"),
     "a name that the runtime sets": ({"env": [{"name": "RANK", "value": "1"}]}, "spec.env sets a name"),
     "not implemented yet": ({"queueName": "q"}, "not implemented yet: spec.queueName"),
+    "a command with a strategy": ({"strategy": {"precision": "bf16"}}, "spec.strategy belongs to"),
+    "a command with a seed": ({"seed": 7}, "spec.seed belongs to"),
+    "a command with a cadence": ({"checkpoint": VOLUME | {"everySteps": 10}}, "everySteps, everySeconds, keep and"),
+    "a command with a number of seconds": ({"checkpoint": VOLUME | {"everySeconds": 10}}, "everySteps, everySeconds"),
+    "a command with a retention": ({"checkpoint": VOLUME | {"keep": 5}}, "everySteps, everySeconds, keep and async"),
+    "a command that would stand still to save": ({"checkpoint": VOLUME | {"async": False}}, "everySteps, everySeconds"),
+    "a command with an evaluation": ({"evaluation": {"everySteps": 10}}, "spec.evaluation belongs to"),
     "no size and no claim": ({"checkpoint": {"volume": {}}}, "exactly one of claimName"),
 }
 

@@ -96,7 +96,7 @@ async def stage(server: ApiServer, tmp_path: Path) -> AsyncIterator[Stage]:
 
 EVERYTHING = {
     "resources": {"limits": {"cpu": "2", "memory": "1Gi", "nvidia.com/gpu": 1}},
-    "checkpoint": {"volume": {"size": "1Gi"}, "everySteps": 10},
+    "checkpoint": {"volume": {"size": "1Gi"}},
     "volumes": [{"name": "data", "mountPath": "/data", "configMap": {"name": "c"}}],
     "env": [{"name": "A", "value": "$(B)"}, {"name": "P", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
     "tolerations": [{"key": "gpu", "operator": "Exists"}], "nodeSelector": {"a": "b"},

@@ -83,5 +83,6 @@ class Recovery(ApiModel):
         ge=1,
         description="A rank of a task that makes no progress within a step for this long has hung: its stack is kept, and it is killed. If unset: "
         "2 s or five times the 99th percentile of its steps, whichever is longer, and 60 s while it loads data. "
-        "Starting, the first steps, saving and evaluating are given more time.",
+        "Starting, the first steps, saving and evaluating are given more time. Of the ranks of a command only that one is stopped "
+        "(SIGSTOP) is seen: that is borne for this long, or 2 s.",
     )

@@ -105,11 +105,23 @@ class Evaluation(ApiModel):
     )
 
 
+NO_CADENCE = (
+    "!has(self.checkpoint.everySteps)",
+    "!has(self.checkpoint.everySeconds)",
+    "(!has(self.checkpoint.keep) || self.checkpoint.keep == 3)",
+    "(!has(self.checkpoint.async) || self.checkpoint.async)",
+)
+"""A volume and nothing else. Defaults are let through: the API server has filled them in before its rules are asked, and into the
+jobs that are stored already."""
+
 SPEC_RULES = (
     Rule("!has(self.elastic) || (self.elastic.minWorkers <= self.workers && self.workers <= self.elastic.maxWorkers)", "spec.workers must be between spec.elastic.minWorkers and spec.elastic.maxWorkers"),
     Rule("has(self.entrypoint) != (has(self.command) && size(self.command) > 0)", "set exactly one of entrypoint (package.module:build) and command (a torchrun-style program)"),
     Rule("!has(self.checkpoint) || !has(self.checkpoint.remote) || has(self.entrypoint)", "spec.checkpoint.remote belongs to jobs with an entrypoint: a plain command saves its state by itself"),
     Rule("!has(self.evaluation) || has(self.entrypoint)", "spec.evaluation belongs to jobs with an entrypoint: a plain command evaluates by itself"),
+    Rule("!has(self.strategy) || has(self.entrypoint)", "spec.strategy belongs to jobs with an entrypoint: a plain command spreads the work and exchanges gradients by itself"),
+    Rule("!has(self.seed) || self.seed == 0 || has(self.entrypoint)", "spec.seed belongs to jobs with an entrypoint: hand a plain command its seed with spec.args or spec.env"),
+    Rule(f"!has(self.checkpoint) || has(self.entrypoint) || ({' && '.join(NO_CADENCE)})", "spec.checkpoint.everySteps, everySeconds, keep and async belong to jobs with an entrypoint: a plain command saves by itself, when it wants and as much as it wants; spec.checkpoint.volume is its place"),
     Rule("!has(self.processesPerWorker) || type(self.processesPerWorker) == string || (self.processesPerWorker >= 1 && self.processesPerWorker <= 64)", "spec.processesPerWorker must be auto or a number from 1 to 64"),
     Rule(f"!has(self.env) || self.env.all(e, !e.name.startsWith('{env.PREFIX}') && !(e.name in {sorted(env.RESERVED)}))", "spec.env sets a name that the runtime sets itself (RANK, WORLD_SIZE, MASTER_ADDR, PET_*, DISTTRAIN_*…): remove it"),
 )  # fmt: skip
@@ -187,7 +199,7 @@ class DistTrainJobSpec(ApiModel):
     )
     checkpoint: CheckpointSpec | None = Field(
         None,
-        description="Save state to a volume. Without it a failure starts training again from step 0.",
+        description="Save state to a volume. Without it a failure that no rank survives starts training again from step 0.",
         json_schema_extra=immutable(),
     )
     recovery: Recovery = Field(
