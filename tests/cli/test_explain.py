@@ -13,6 +13,7 @@ from tests.cli.conftest import Cli
 from tests.sdk.conftest import job
 
 File = Callable[[dict[str, Any]], str]
+TASK = {"entrypoint": "my.task:build"}
 
 
 @pytest.fixture
@@ -21,7 +22,10 @@ def explained(cli: Cli, file: File, monkeypatch: pytest.MonkeyPatch) -> Callable
     monkeypatch.setenv("KUBECONFIG", "/nowhere")
 
     def explain(**spec: Any) -> str:
-        done = cli("explain", "-f", file(job(**spec)))
+        raw = job(**spec)
+        if "entrypoint" in spec:
+            del raw["spec"]["command"]
+        done = cli("explain", "-f", file(raw))
         assert done.code == 0, done.err
         return " ".join(done.out.split())
 
@@ -38,8 +42,8 @@ def test_it_lists_what_would_be_made(explained: Callable[..., str]) -> None:
 def test_standbys_are_made_too_and_take_the_place_of_a_lost_pod(explained: Callable[..., str]) -> None:
     said = explained(standby=2)
     assert "5 pods mnist-0 … mnist-4 (2 standbys among them)" in said
-    assert "a pod or its node is lost: a standby takes its place, all ranks restart" in said
-    assert "the program fails: all ranks restart" in said
+    assert "a pod or its node is lost: a standby takes its place, all ranks are started anew" in said
+    assert "the program fails: all ranks are started anew" in said
 
 
 def test_an_elastic_job_says_how_small_it_may_become(explained: Callable[..., str]) -> None:
@@ -85,9 +89,42 @@ def test_the_cadence_is_said(cli: Cli, file: File, checkpoint: dict[str, Any], s
 
 
 def test_without_checkpoints_it_warns(explained: Callable[..., str]) -> None:
-    said = explained()
-    assert "nothing: there is no spec.checkpoint, so after any failure training starts again from step 0" in said
-    assert "restart from step 0 as the next incarnation" in said
+    assert (
+        "nothing on a volume: there is no spec.checkpoint, so what the command writes in its pods is lost"
+        in explained()
+    )
+    said = explained(**TASK)
+    assert "nothing: there is no spec.checkpoint, so a failure that no rank survives starts training again from" in said
+    assert "no rank is left: training goes on from step 0" in said
+
+
+VOLUME = {"checkpoint": {"volume": {"size": "1Gi"}}}
+HAND_ON = "the other ranks keep their processes and hand on their state, no finished step is lost; next incarnation"
+
+
+def test_the_ranks_of_a_task_outlive_the_death_of_another_one(explained: Callable[..., str]) -> None:
+    said = explained(**TASK, **VOLUME)
+    assert f"a pod or its node is lost: {HAND_ON}, not charged" in said
+    assert f"the program fails: {HAND_ON}, charged" in said
+    assert "no rank is left: training goes on from the newest checkpoint" in said
+
+
+def test_where_no_other_rank_is_the_checkpoint_counts(explained: Callable[..., str]) -> None:
+    said = explained(**TASK, **VOLUME, workers=1)
+    for what in ("a pod or its node is lost", "the program fails"):
+        assert f"{what}: no rank is left, so training goes on from the newest checkpoint; next incarnation" in said
+    two = explained(**TASK, **VOLUME, workers=1, resources={"limits": {"nvidia.com/gpu": 2}})
+    assert "a pod or its node is lost: no rank is left" in two
+    assert f"the program fails: {HAND_ON}" in two
+
+
+def test_a_command_goes_on_from_what_it_has_saved_itself(explained: Callable[..., str]) -> None:
+    said = explained(**VOLUME, elastic={"minWorkers": 2, "maxWorkers": 3})
+    anew = "all ranks are started anew, and the command goes on from what it has saved itself; next incarnation"
+    assert f"the program fails: {anew}, charged" in said
+    assert "the command must cope with another WORLD_SIZE" in said
+    for word in ("the newest checkpoint", "strategy", "step 0"):
+        assert word not in said, "that is a task's"
 
 
 @pytest.mark.parametrize(("failures", "last"), [(0, 1), (5, 6), (20, 21)])
@@ -97,7 +134,7 @@ def test_the_budget_is_counted_by_the_planner(explained: Callable[..., str], fai
         assert "the program fails: the job fails at once" in said
     else:
         assert f"failure {last} ends the job (spec.recovery.budget.failures: {failures})" in said
-    assert "a pod or its node is lost: all ranks restart" in said
+    assert "a pod or its node is lost: all ranks are started anew" in said
     assert "not charged" in said
 
 
@@ -105,7 +142,7 @@ def test_rules_change_the_answer(explained: Callable[..., str]) -> None:
     said = explained(
         recovery={"rules": [{"onReason": "CodeError", "action": "Ignore"}, {"onExitCodes": [3, 2], "action": "Fail"}]}
     )
-    assert "the program fails: all ranks restart from step 0 as the next incarnation, not charged the program" in said
+    assert "what it has saved itself; next incarnation, not charged the program cannot be started" in said
     assert "rule: exit code 2, 3: the job fails at once" in said
 
 
@@ -123,6 +160,16 @@ def test_deadlines_and_cleaning_are_said(explained: Callable[..., str]) -> None:
 
 
 GOOD = {"image": "x", "command": ["a"]}
+OF_A_TASK: list[tuple[str, dict[str, Any]]] = [
+    ("spec.strategy", {"strategy": {}}),
+    ("spec.seed", {"seed": 7}),
+    ("spec.evaluation", {"evaluation": {}}),
+    *(
+        ("spec.checkpoint.everySteps, everySeconds, keep and async", {"checkpoint": {"volume": {"size": "1Gi"}, **one}})
+        for one in ({"everySteps": 10}, {"everySeconds": 10}, {"keep": 5}, {"async": False})
+    ),
+]
+"""What a plain command would have to do by itself: refused there, never ignored."""
 
 
 @pytest.mark.parametrize(
@@ -157,6 +204,7 @@ GOOD = {"image": "x", "command": ["a"]}
             "spec.strategy.synchronization.method other than allReduce",
         ),
         ({"checkpoint": {"volume": {"size": "1Gi", "claimName": "x"}}}, "set exactly one of claimName"),
+        *((ignored, f"{field} belong") for field, ignored in OF_A_TASK),
     ],
 )
 def test_what_the_api_server_would_refuse_is_refused_here(
@@ -184,3 +232,18 @@ def test_explaining_needs_neither_a_client_nor_the_operators_shell() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(("field", "spec"), OF_A_TASK)
+def test_what_a_command_may_not_ask_for_a_task_may(
+    explained: Callable[..., str], field: str, spec: dict[str, Any]
+) -> None:
+    assert explained(**TASK, **spec), field
+
+
+def test_a_command_may_have_a_volume_and_a_limit_for_stopped_ranks(explained: Callable[..., str]) -> None:
+    """And it may say the defaults: nobody can tell them from those that the API server fills in."""
+    said = explained(
+        seed=0, checkpoint={"volume": {"size": "1Gi"}, "keep": 3, "async": True}, recovery={"hangTimeoutSeconds": 5}
+    )
+    assert "DISTTRAIN_JOB_DIR=/checkpoints/mnist" in said

@@ -31,7 +31,7 @@ def explain(filename: options.File, namespace: options.Namespace = None) -> int:
         ("makes", sentences.makes(job)),
         ("runs", sentences.runs(job, what_runs(full["spec"]), view.processes)),
         ("saves", sentences.saves(job)),
-        ("survives", sentences.survives(job)),
+        ("survives", sentences.survives(job, view.processes)),
         ("ends", sentences.ends(job)),
     ):
         for n, line in enumerate(lines):

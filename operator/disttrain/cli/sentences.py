@@ -75,15 +75,15 @@ def runs(job: Job, program: str, processes: int) -> Iterator[str]:
     config = run.run_config(job)
     if config.entrypoint:
         yield "disttrain's training loop: DDP, a sampler that survives failures, checkpoints, evaluation, progress"
+        yield f"strategy: data parallel, {config.strategy.synchronization.method} at every step; NCCL with GPUs, gloo without"
     else:
         yield f"as by torchrun --nnodes {workers} --nproc-per-node {processes}: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT, PET_* are set"
-    yield f"strategy: data parallel, {config.strategy.synchronization.method} at every step; NCCL with GPUs, gloo without"
 
 
 def saves(job: Job) -> Iterator[str]:
     """Cadence, place, retention."""
     if job.spec.claim is None:
-        yield "nothing: there is no spec.checkpoint, so after any failure training starts again from step 0"
+        yield _saves_nothing(job)
         return
     config = run.run_config(job)
     checkpoint, place = config.checkpoint, paths.job_dir(paths.CHECKPOINT_MOUNT, job.name)
@@ -96,17 +96,27 @@ def saves(job: Job) -> Iterator[str]:
         yield f"whatever the command saves itself; DISTTRAIN_JOB_DIR={place} is on the volume and outlives pods"
 
 
-def survives(job: Job) -> Iterator[str]:
+def _saves_nothing(job: Job) -> str:
+    if _is_task(job):
+        return (
+            "nothing: there is no spec.checkpoint, so a failure that no rank survives starts training again from step 0"
+        )
+    return "nothing on a volume: there is no spec.checkpoint, so what the command writes in its pods is lost with them"
+
+
+def survives(job: Job, processes: int) -> Iterator[str]:
     """Failures, as the planner decides them."""
-    loss = preview.after_pod_loss(job)
-    yield f"a pod or its node is lost: {_answer(job, loss)}"
+    ranks = job.spec.workers * processes
+    yield f"a pod or its node is lost: {_answer(job, preview.after_pod_loss(job), survivors=ranks - processes)}"
     if job.spec.min_workers is not None:
         yield _shrinks(job, job.spec.min_workers)
     end = preview.failures_until_the_end(job)
     code = preview.after_failure(job, FailureClass.CODE)
     budget = f"; failure {end} ends the job (spec.recovery.budget.failures: {job.spec.max_failures})"
-    yield f"the program fails: {_answer(job, code)}{budget if end and not code.ends else ''}"
-    yield f"the program cannot be started or imported: {_answer(job, preview.after_failure(job, FailureClass.ENTRYPOINT, 64))}"
+    yield f"the program fails: {_answer(job, code, survivors=ranks - 1)}{budget if end and not code.ends else ''}"
+    if _is_task(job) and ranks > 1:
+        yield f"no rank is left: training goes on from {_saved(job)}"
+    yield f"the program cannot be started or imported: {_answer(job, preview.after_failure(job, FailureClass.ENTRYPOINT, 64), survivors=0)}"
     for rule in job.spec.rules:
         when = f"exit code {', '.join(map(str, sorted(rule.exit_codes)))}" if rule.exit_codes else str(rule.reason)
         yield f"rule: {when}: {VERDICTS[rule.action]}"
@@ -116,18 +126,36 @@ def _shrinks(job: Job, least: int) -> str:
     alone = preview.after_pod_loss(replace(job, spec=replace(job.spec, standby=0)))
     if alone.workers == job.spec.workers:
         return f"spec.elastic: nothing to give, fewer than {job.spec.workers} workers are not allowed"
-    return (
-        f"without a standby the group goes on with {alone.workers} workers, down to {least}, and grows when the pods are back; "
+    batch = (
         "the global batch and the order of samples stay the same"
+        if _is_task(job)
+        else "the command must cope with another WORLD_SIZE"
     )
+    return f"without a standby the group goes on with {alone.workers} workers, down to {least}, and grows when the pods are back; {batch}"
 
 
-def _answer(job: Job, outcome: preview.Outcome) -> str:
+def _answer(job: Job, outcome: preview.Outcome, *, survivors: int) -> str:
     if outcome.ends:
         return "the job fails at once"
-    state = "the newest checkpoint" if job.spec.claim is not None else "step 0"
     first = "a standby takes its place, " if outcome.promotes else ""
-    return f"{first}all ranks restart from {state} as the next incarnation, {'charged' if outcome.charged else 'not charged'}"
+    return f"{first}{_state(job, survivors)}; next incarnation, {'charged' if outcome.charged else 'not charged'}"
+
+
+def _state(job: Job, survivors: int) -> str:
+    """A task's ranks hold their state when their group breaks (decision 0009); a program that is not ours cannot."""
+    if not _is_task(job):
+        return "all ranks are started anew, and the command goes on from what it has saved itself"
+    if survivors < 1:
+        return f"no rank is left, so training goes on from {_saved(job)}"
+    return "the other ranks keep their processes and hand on their state, no finished step is lost"
+
+
+def _saved(job: Job) -> str:
+    return "the newest checkpoint" if job.spec.claim is not None else "step 0"
+
+
+def _is_task(job: Job) -> bool:
+    return run.run_config(job).entrypoint is not None
 
 
 def ends(job: Job) -> Iterator[str]:
