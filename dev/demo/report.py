@@ -16,10 +16,7 @@ def report(outcome: Outcome, namespace: str) -> bool:
     """Print it; whether everything is as it should be."""
     console, job = Console(), outcome.job
     if job is None or not job.succeeded:
-        failed = job.condition("Failed") if job is not None else None
-        console.print(
-            f"\nThe job did not succeed: {failed.message if failed is not None else 'it is gone'}", markup=False
-        )
+        console.print(f"\nThe job did not succeed: {_why(outcome)}", markup=False)
         return False
     accuracy = _accuracy(job)
     table = Table(title="Report", show_header=False)
@@ -29,7 +26,16 @@ def report(outcome: Outcome, namespace: str) -> bool:
     console.print(_next(job, namespace), markup=False)
     if outcome.killed is None:
         console.print("The job ended before a worker could be killed: the demo proves nothing", markup=False)
+    elif not _recovered(job):
+        console.print("No recovery from the death of the worker is on record: the demo proves nothing", markup=False)
     return accuracy is not None and accuracy >= EXPECTED_ACCURACY and outcome.killed is not None and _recovered(job)
+
+
+def _why(outcome: Outcome) -> str:
+    if outcome.job is None:
+        return "it is gone"
+    failed = outcome.job.condition("Failed")
+    return outcome.hopeless or (failed.message if failed is not None else f"it is {outcome.job.state}")
 
 
 def _accuracy(job: Job) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.live import Live
@@ -17,6 +17,8 @@ KILL_AT = 0.4
 PATIENCE_SECONDS = 600.0
 UNBOUND = "unbound immediate PersistentVolumeClaims"
 """The scheduler says so for the second in which the job's claim is being made."""
+NO_IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"})
+"""The images were loaded a moment ago: what is not there now will not come by waiting."""
 PLAIN_EVERY_SECONDS = 5.0
 """Without a terminal: a line at most this often."""
 
@@ -29,8 +31,9 @@ class Outcome:
     killed: str | None = None
     killed_at_step: int = 0
     resumed_seconds: float | None = None
+    hopeless: str | None = None
+    """Why nobody waited for the end."""
     seconds: float = 0.0
-    lines: list[str] = field(default_factory=list)
 
 
 class Story:
@@ -48,7 +51,7 @@ class Story:
         self._said = 0.0
 
     def run(self) -> Outcome:
-        """Until the job has finished. Raises SystemExit when it takes far too long."""
+        """Until the job has finished or never will. Raises SystemExit when it takes far too long."""
         started = time.monotonic()
         with (
             Live(self._bar, console=self._console, refresh_per_second=4) if self._console.is_terminal else self._console
@@ -59,7 +62,9 @@ class Story:
                     self._console.print(f"  {mark} {update.event.reason}: {update.event.message}", markup=False)
                 if isinstance(update, JobSeen):
                     self._see(update.job)
-                if isinstance(update, JobGone) or (self._outcome.job is not None and self._outcome.job.finished):
+                if isinstance(update, JobGone):
+                    self._outcome.job = None
+                if isinstance(update, JobGone) or self._is_over():
                     break
                 if time.monotonic() - started > PATIENCE_SECONDS:
                     raise SystemExit(
@@ -69,7 +74,7 @@ class Story:
         return self._outcome
 
     def _see(self, job: Job) -> None:
-        self._outcome.job = job
+        self._outcome.job, self._outcome.hopeless = job, _hopeless(job)
         progress = job.status.progress
         step, total = (progress.step, progress.total_steps) if progress is not None else (0, None)
         self._show(job, step, total)
@@ -77,6 +82,9 @@ class Story:
             self._strike(job, step)
         elif self._killed_at and self._outcome.resumed_seconds is None and _has_recovered(job):
             self._outcome.resumed_seconds = time.monotonic() - self._killed_at
+
+    def _is_over(self) -> bool:
+        return self._outcome.hopeless is not None or (self._outcome.job is not None and self._outcome.job.finished)
 
     def _may_kill(self, job: Job, step: int, total: int) -> bool:
         saved = job.status.checkpoint is not None and job.status.checkpoint.last_committed is not None
@@ -107,3 +115,10 @@ def _has_recovered(job: Job) -> bool:
     """The operator has seen a step that nobody had made before."""
     last = job.status.recovery.last if job.status.recovery is not None else None
     return last is not None and last.recover_seconds is not None
+
+
+def _hopeless(job: Job) -> str | None:
+    ready = job.condition("WorkersReady")
+    if ready is None or ready.reason not in NO_IMAGE:
+        return None
+    return f"{ready.message}; `make image-load` builds and loads the images"
