@@ -139,7 +139,8 @@ CANDIDATES: list[dict[str, Any]] = [
     {"recovery": {"rules": [{"action": "RestartWorker", "onExitCodes": [1]}]}}, {"recovery": {"budget": {"failures": 0}}},
     {"volumes": [{"name": "token", "mountPath": "/x", "emptyDir": {}}]}, {"volumes": [{"name": "x", "mountPath": "x", "emptyDir": {}}]},
     {"strategy": {"parallelism": {"data": 2}}}, {"strategy": {"compression": {"method": "none"}}}, {"evaluation": {}}, {"suspend": "yes"},
-    {"seed": 2**31}, {"seed": 7}, {"seed": 0}, {"checkpoint": {"volume": {"size": "1Gi"}, "async": False}}, {"checkpoint": {"volume": {"size": "1Gi"}, "keep": 3}},
+    {"seed": 2**31}, {"seed": 7}, {"seed": 0}, {"checkpoint": {"volume": {"size": "1Gi"}, "async": False}},
+    {"checkpoint": {"volume": {"size": "1Gi"}, "keep": 3}},
     {"podTemplate": {"securityContext": {"runAsUser": 0}}}, {"nodeSelector": {"a": 1}}, {"cleanPodPolicy": "Some"},
 ]  # fmt: skip
 """Right and wrong specs, from every corner of the API."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
 from disttrain.api.job import DistTrainJob
+from disttrain.sdk.check import check
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -24,6 +26,18 @@ def test_a_job_file_is_valid_and_starts_what_is_there(path: Path) -> None:
     else:
         assert job.spec.command is not None
         assert (EXAMPLES.parent / Path(job.spec.command[1]).relative_to("/workspace")).is_file()
+
+
+def test_the_job_in_the_readme_is_valid_and_asks_for_what_the_example_takes() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (EXAMPLES.parent / "README.md").read_text(), flags=re.S)
+    (shown,) = [found for found in map(yaml.safe_load, blocks) if found.get("kind") == "DistTrainJob"]
+    (file,) = [yaml.safe_load(path.read_text()) for path in EXAMPLES.glob("digits/job.yaml")]
+    assert check(shown) == [], "as the API server would say"
+    assert {shown["spec"][key] == file["spec"][key] for key in ("image", "entrypoint", "workers")} == {True}
+    tree = ast.parse((EXAMPLES / "digits" / "task.py").read_text())
+    (build,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "build"]
+    options = {word for word in shown["spec"]["args"] if word.startswith("--")}
+    assert options <= {f"--{argument.arg}" for argument in build.args.args}
 
 
 def test_the_plain_script_knows_nothing_of_us() -> None:

@@ -238,10 +238,17 @@ async def test_the_follower_refuses_agents_and_takes_over_at_once_after_an_order
     second = stage.operator("operator-1")
     await stage.player.until(lambda: second.get("/readyz") == "ok\n")
     assert first.leads and not second.leads, "both are ready, one leads"
+    stranger = Agent(
+        lambda: [second.stream_port], await stage.player.token(await stage.player.api.get(PODS, "team", "mnist-0"))
+    )
+    stage.agents.append(stranger)
+    await stage.player.until(lambda: stranger.refused)
+    assert (set(stranger.refused), stranger.told) == ({503}, None), "who does not lead sends agents on"
+    await stranger.stop()
     assert first.end(hard=False) == 0
     await stage.player.until(lambda: second.leads, 10)
     await stage.player.until(lambda: "disttrain_agents_connected 2.0" in second.get("/metrics"))
-    assert 503 in agents[0].refused + agents[1].refused or second.leads
+    assert all(agent.told and agent.told.incarnation == 1 for agent in agents), "the group never noticed"
 
 
 async def test_a_leader_that_was_frozen_writes_nothing_when_it_wakes(stage: Stage) -> None:

@@ -93,17 +93,12 @@ class Job:
 
     def wait(self, kind: str, status: str = "True", timeout: float = 120) -> Wire:
         def look() -> Wire | None:
-            found = self.condition(kind)
-            if (
-                kind != "Failed"
-                and kind != status
-                and self.condition("Failed").get("status") == "True"
-                and status == "True"
-            ):
-                raise AssertionError(
-                    f"{self.name} failed: {self.condition('Failed')['message']}\n{self.cluster.story()}"
-                )
-            return found if found.get("status") == status else None
+            found, failed = self.condition(kind), self.condition("Failed")
+            if found.get("status") == status:
+                return found
+            if failed.get("status") == "True":  # a failed job changes no more
+                raise AssertionError(f"{self.name} failed: {failed['message']}\n{self.cluster.story()}")
+            return None
 
         return self.cluster.until(f"{self.name}: {kind}={status}", look, timeout)
 
