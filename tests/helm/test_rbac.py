@@ -10,14 +10,14 @@ Grants = set[tuple[str, str, str]]
 
 OPERATOR: Grants = {
     *(("disttrain.dev", "disttrainjobs", verb) for verb in ("get", "list", "watch", "delete")),
-    *(("disttrain.dev", "disttrainjobs/status", verb) for verb in ("get", "patch", "update")),
+    ("disttrain.dev", "disttrainjobs/status", "update"),
     ("disttrain.dev", "disttrainjobs/finalizers", "update"),
     *(("", "pods", verb) for verb in ("get", "list", "watch", "create", "delete")),
     *(("", resource, verb) for resource in ("services", "persistentvolumeclaims") for verb in ("get", "create")),
-    *((group, "events", "create") for group in ("", "events.k8s.io")),
+    ("events.k8s.io", "events", "create"),
 }
 TOKENS: Grants = {("authentication.k8s.io", "tokenreviews", "create")}
-LEASE: Grants = {("coordination.k8s.io", "leases", verb) for verb in ("create", "get", "update", "patch")}
+LEASE: Grants = {("coordination.k8s.io", "leases", verb) for verb in ("create", "get", "update")}
 
 
 def grants(role: dict[str, Any]) -> Grants:
@@ -105,6 +105,18 @@ def test_people_have_three_roles_and_two_of_them_are_aggregated(render: Render) 
         for label in r["metadata"]["labels"]
         if "aggregate" in label
     ]
+
+
+def test_the_release_test_runs_without_any_right(render: Render) -> None:
+    objects = render()
+    account = one(objects, "Pod")["spec"]["serviceAccountName"]
+    assert account == one(objects, "ServiceAccount", "-test")["metadata"]["name"]
+    bindings = of_kind(objects, "RoleBinding", "ClusterRoleBinding")
+    assert account not in {subject["name"] for binding in bindings for subject in binding["subjects"]}
+    given = render(**{"serviceAccount": {"create": False, "name": "theirs", "annotations": {}}})
+    assert one(given, "Pod")["spec"]["serviceAccountName"] == "default"
+    assert one(given, "Deployment")["spec"]["template"]["spec"]["serviceAccountName"] == "theirs"
+    assert of_kind(given, "ServiceAccount") == []
 
 
 def test_rbac_can_be_left_to_somebody_else(render: Render) -> None:

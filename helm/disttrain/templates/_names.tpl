@@ -54,6 +54,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
+{{/* Without rights; where accounts are made by somebody else, the namespace's default one. */}}
+{{- define "disttrain.testAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- include "disttrain.fullname" . }}-test
+{{- else -}}
+default
+{{- end }}
+{{- end }}
+
 {{/* ClusterRoles have no namespace: two releases of one name in two namespaces must not share them. */}}
 {{- define "disttrain.clusterRoleName" -}}
 {{ .Release.Namespace }}-{{ include "disttrain.fullname" . }}
