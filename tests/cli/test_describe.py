@@ -63,6 +63,20 @@ def test_it_tells_all_there_is(recovered: FakeApi, cli: Cli) -> None:
         assert sentence in done.out, f"{sentence!r} is missing in\n{done.out}"
 
 
+def test_what_a_pod_says_cannot_move_the_cursor(api: FakeApi, cli: Cli) -> None:
+    api.put(JOBS, job(image="trainer\x1b[31m"))
+    last = LAST | {"traceback": "Traceback\n\x1b[2J\x1b[1;1HAll is well\n"}
+    api.status(
+        "mnist",
+        recovery={"count": 1, "last": last},
+        conditions=[condition("Failed", "True", "CodeError", "\x1b]0;x\x07")],
+    )
+    said = cli("describe", "mnist").out
+    assert "\x1b" not in said and "\x07" not in said
+    for shown in ("trainer^[[31m", "│ ^[[2J^[[1;1HAll is well", "^[]0;x^G"):
+        assert shown in said
+
+
 def test_it_says_who_stands_by_and_who_has_taken_whose_place(api: FakeApi, cli: Cli) -> None:
     api.put(JOBS, job(standby=1))
     for index in range(4):

@@ -49,6 +49,14 @@ def test_brackets_are_not_markup(two_ranks: FakeApi, cli: Cli) -> None:
     assert "[bold]tensor([1, 2])[/bold] :smile:" in cli("logs", "mnist").out
 
 
+def test_a_log_is_shown_as_it_was_printed_and_what_status_keeps_of_it_is_not(two_ranks: FakeApi, cli: Cli) -> None:
+    two_ranks.print("mnist-0", "[rank 0] \x1b[32mgreen\x1b[0m")
+    assert "\x1b[32mgreen\x1b[0m" in cli("logs", "mnist").out, "as kubectl logs: a program's colours are its own"
+    last = {"rank": 0, "pod": "mnist-0", "incarnation": 1, "class": "CodeError", "traceback": "\x1b[2JValueError"}
+    two_ranks.status("mnist", recovery={"count": 1, "last": last})
+    assert "^[[2JValueError" in cli("logs", "mnist", "--errors").out
+
+
 def test_following_ends_with_the_job(two_ranks: FakeApi, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("disttrain.sdk.logs.LAST_WORDS_SECONDS", 0.3)
 

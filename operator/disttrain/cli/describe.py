@@ -87,12 +87,13 @@ def _heading(console: Console, job: Job, now: datetime) -> None:
 
 def _facts(console: Console, job: Job, now: datetime, claim: Mapping[str, Any] | None) -> None:
     from disttrain.cli import words
+    from disttrain.sdk.visible import visible
 
     counts = job.status.workers
     active = f" connected, {counts.active} training" if counts is not None else ""
     standby = f"; {counts.standby or 0} of {job.standby} standbys ready" if counts is not None and job.standby else ""
     rows = {
-        "image": str(job.spec.get("image", "")),
+        "image": visible(str(job.spec.get("image", ""))),
         "runs": what_runs(job.spec),
         "workers": f"{words.workers(job)}{active}; {words.plural(job.processes, 'process', 'processes')} each{standby}",
         "progress": f"step {words.steps(job)}  {words.pace(job)}" if job.status.progress is not None else words.NONE,
@@ -113,8 +114,11 @@ def what_runs(spec: Mapping[str, Any]) -> str:
     """The entry point or the command with its arguments."""
     import shlex
 
+    from disttrain.sdk.visible import visible
+
     program = [spec["entrypoint"]] if spec.get("entrypoint") else list(spec.get("command") or ())
     line = " ".join(shlex.join(str(word) for word in (*program, *(spec.get("args") or ()))).split())
+    line = visible(line)
     return line if len(line) <= MAX_PROGRAM else line[: MAX_PROGRAM - 1] + "…"
 
 

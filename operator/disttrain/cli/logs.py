@@ -1,4 +1,8 @@
-"""`disttrain logs`: what all ranks print, each in its colour."""
+"""`disttrain logs`: what all ranks print, each in its colour.
+
+As it was printed, like `kubectl logs`: colours and progress bars are the program's own, and who asks for its log asks for
+them. What stands in a status or an error is shown with its control characters made visible (`disttrain.sdk.visible`).
+"""
 
 from __future__ import annotations
 

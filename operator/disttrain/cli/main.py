@@ -105,11 +105,13 @@ def _fields(problem: Invalid) -> list[str]:
 
 
 def _print(*lines: str, hint: str) -> None:
+    from disttrain.sdk.visible import visible  # an answer of the API server may quote what somebody else has written
+
     console = session.err()
     for line in lines:
-        console.print(line, soft_wrap=True, style="red" if line is lines[0] else "")
+        console.print(visible(line), soft_wrap=True, style="red" if line is lines[0] else "")
     if hint:
-        console.print(f"  → {hint}", soft_wrap=True, style="dim")
+        console.print(f"  → {visible(hint)}", soft_wrap=True, style="dim")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from disttrain.api.status import Condition, DistTrainJobStatus
+from disttrain.sdk.visible import all_visible, visible
 from disttrain_contract import labels, names
 
 Raw = Mapping[str, Any]
@@ -56,8 +57,8 @@ class Job:
 
     @cached_property
     def status(self) -> DistTrainJobStatus:
-        """status, typed; fields of a newer operator are left out."""
-        return DistTrainJobStatus.model_validate(self.raw.get("status") or {}, extra="ignore")
+        """status, typed and safe to show; fields of a newer operator are left out."""
+        return DistTrainJobStatus.model_validate(all_visible(self.raw.get("status") or {}), extra="ignore")
 
     @property
     def state(self) -> str:
@@ -182,6 +183,9 @@ class Worker:
     @property
     def summary(self) -> str:
         """What `kubectl get pods` would say, with the reason when it waits or has failed."""
+        return visible(self._summary())
+
+    def _summary(self) -> str:
         if "deletionTimestamp" in self.raw["metadata"]:
             return "Terminating"
         status = self.raw.get("status") or {}
@@ -211,12 +215,12 @@ class Happening:
     @property
     def reason(self) -> str:
         """One CamelCase word."""
-        return str(self.raw.get("reason") or "")
+        return visible(str(self.raw.get("reason") or ""))
 
     @property
     def message(self) -> str:
         """The sentence."""
-        return str(self.raw.get("message") or "").strip()
+        return visible(str(self.raw.get("message") or "").strip())
 
     @property
     def warning(self) -> bool:
