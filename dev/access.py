@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -14,10 +16,18 @@ def environment() -> dict[str, str]:
     """This process's environment with KUBECONFIG and PATH of the chosen cluster. Raises CalledProcessError."""
     command = [sys.executable, "-m", "dev.cluster", "env"]
     printed = subprocess.run(command, check=True, capture_output=True, text=True, cwd=REPOSITORY).stdout
-    found = dict(os.environ)
-    for line in printed.splitlines():
-        name, _, value = line.removeprefix("export ").partition("=")
-        found[name] = value.replace("$PATH", os.environ.get("PATH", ""))
+    return after(printed, os.environ)
+
+
+def after(exports: str, before: Mapping[str, str]) -> dict[str, str]:
+    """The environment that a shell has once it has read such lines. Pure."""
+    found = dict(before)
+    for word in shlex.split(exports):
+        if word != "export":
+            name, _, value = word.partition("=")
+            found[name] = value.removesuffix(":$PATH") + (
+                f":{before.get('PATH', '')}" if value.endswith(":$PATH") else ""
+            )
     return found
 
 

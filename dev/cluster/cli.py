@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from typing import Annotated, assert_never
@@ -158,8 +159,8 @@ def env() -> None:
             kubeconfig = str(paths.kubeconfig)
         case _ as never:
             assert_never(never)
-    say(f"export KUBECONFIG={kubeconfig}")
-    say(f"export PATH={paths.bin}:$PATH")
+    say(f"export KUBECONFIG={shlex.quote(kubeconfig)}")
+    say(f"export PATH={shlex.quote(str(paths.bin))}:$PATH")
 
 
 @app.command()
