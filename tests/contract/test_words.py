@@ -26,7 +26,6 @@ def test_the_longest_name_still_makes_a_host_name() -> None:
     job = "j" * names.MAX_JOB_NAME
     assert len(names.pod_name(job, 999_999_999)) <= 63
     assert len(names.claim_name(job)) <= 253
-    assert names.worker_host("a", 2, "ns") == "a-2.a.ns.svc.cluster.local"
 
 
 def test_step_directories_sort_like_their_steps() -> None:

@@ -24,5 +24,3 @@ DRILL = f"{GROUP}/drill"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 COMPONENT = "app.kubernetes.io/component"
 MANAGER = "disttrain-operator"
-
-QUEUE_NAME = "kueue.x-k8s.io/queue-name"

@@ -21,8 +21,3 @@ def service_name(job: str) -> str:
 def claim_name(job: str) -> str:
     """The claim made for a job that asks for a size instead of naming a claim."""
     return f"{job}-checkpoints"
-
-
-def worker_host(job: str, worker_index: int, namespace: str, cluster_domain: str = "cluster.local") -> str:
-    """The stable DNS name of a worker."""
-    return f"{pod_name(job, worker_index)}.{service_name(job)}.{namespace}.svc.{cluster_domain}"

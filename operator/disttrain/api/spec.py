@@ -14,6 +14,7 @@ from disttrain_contract import env
 from disttrain_contract.remote import URL_PATTERN
 
 MAX_PROCESSES = 64
+"""Ranks in one pod: four times the GPUs of today's largest machines."""
 
 
 class RuntimeRef(ApiModel):
@@ -122,7 +123,7 @@ SPEC_RULES = (
     Rule("!has(self.strategy) || has(self.entrypoint)", "spec.strategy belongs to jobs with an entrypoint: a plain command spreads the work and exchanges gradients by itself"),
     Rule("!has(self.seed) || self.seed == 0 || has(self.entrypoint)", "spec.seed belongs to jobs with an entrypoint: hand a plain command its seed with spec.args or spec.env"),
     Rule(f"!has(self.checkpoint) || has(self.entrypoint) || ({' && '.join(NO_CADENCE)})", "spec.checkpoint.everySteps, everySeconds, keep and async belong to jobs with an entrypoint: a plain command saves by itself, when it wants and as much as it wants; spec.checkpoint.volume is its place"),
-    Rule("!has(self.processesPerWorker) || type(self.processesPerWorker) == string || (self.processesPerWorker >= 1 && self.processesPerWorker <= 64)", "spec.processesPerWorker must be auto or a number from 1 to 64"),
+    Rule(f"!has(self.processesPerWorker) || type(self.processesPerWorker) == string || (self.processesPerWorker >= 1 && self.processesPerWorker <= {MAX_PROCESSES})", f"spec.processesPerWorker must be auto or a number from 1 to {MAX_PROCESSES}"),
     Rule(f"!has(self.env) || self.env.all(e, !e.name.startsWith('{env.PREFIX}') && !(e.name in {sorted(env.RESERVED)}))", "spec.env sets a name that the runtime sets itself (RANK, WORLD_SIZE, MASTER_ADDR, PET_*, DISTTRAIN_*…): remove it"),
 )  # fmt: skip
 

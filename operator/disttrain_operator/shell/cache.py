@@ -75,10 +75,6 @@ class Cache:
         """Whose worker a pod is."""
         return self._key_of_pod.get(uid)
 
-    def key_of_job(self, uid: str) -> Key | None:
-        """The job of that UID."""
-        return self._key_of_job.get(uid)
-
     def has_met(self, uid: str) -> bool:
         """Whether the job or pod of that UID was ever seen, be it gone since."""
         return uid in self._key_of_pod or uid in self._key_of_job or uid in self._gone
