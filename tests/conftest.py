@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from dev.access import environment
 from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that stories can say `from support.worlds import …`
@@ -18,13 +19,11 @@ settings.register_profile("gate", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=3_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gate"))
 
-LOCAL_KUBECONFIG = Path.home() / ".cache" / "disttrain" / "cluster" / "kubeconfig"
-
 
 @pytest.fixture(scope="session")
 def kubeconfig() -> Path:
-    """The cluster under test: $KUBECONFIG, else the local one that `make cluster-up` starts."""
-    path = Path(os.environ.get("KUBECONFIG") or LOCAL_KUBECONFIG)
+    """Of the cluster under test, which is the one that the `make` commands choose."""
+    path = Path(environment()["KUBECONFIG"])
     if not path.exists():
         pytest.fail(f"no cluster: {path} does not exist; run `make cluster-up` first (make test does)")
     return path

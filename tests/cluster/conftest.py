@@ -7,15 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dev.access import environment
 
 from support.cluster import Cluster, fresh_namespaces
-
-LOCAL_KUBECTL = Path.home() / ".cache" / "disttrain" / "bin" / "kubectl"
 
 
 @pytest.fixture(scope="session")
 def kubectl_path() -> str:
-    found = str(LOCAL_KUBECTL) if LOCAL_KUBECTL.exists() else shutil.which("kubectl")
+    found = shutil.which("kubectl", path=environment()["PATH"])
     if found is None:
         pytest.fail("kubectl is missing: run `make cluster-up`, which builds it")
     return found

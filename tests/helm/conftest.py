@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 import yaml
+from dev.cluster.paths import current_paths
 
 Objects = list[dict[str, Any]]
 Render = Callable[..., Objects]
 
 CHART = Path(__file__).parents[2] / "helm" / "disttrain"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "disttrain" / "helm"
 
 MISSING = "helm is missing: `make cluster-up` builds it; by hand: `go install helm.sh/helm/v4/cmd/helm@v4.3.1`, then put it on PATH"
 
@@ -31,10 +31,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def find_helm() -> Path | None:
-    """The newest one that the local cluster's tools built, else the one on PATH."""
-    built = sorted(CACHE.glob("*/helm"), key=lambda path: path.stat().st_mtime)
-    on_path = shutil.which("helm")
-    return built[-1] if built else Path(on_path) if on_path else None
+    """The one that `make cluster-up` has built, else the one on PATH."""
+    found = shutil.which("helm", path=f"{current_paths().bin}{os.pathsep}{os.environ['PATH']}")
+    return Path(found) if found else None
 
 
 @pytest.fixture(scope="session")

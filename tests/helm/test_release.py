@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.helm import private_api
 from tests.helm.conftest import CHART
-from tests.helm.private_api import call
+
+from disttrain.sdk.connection import connect
+from disttrain.sdk.transport import Request
+from support import own_apiserver
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -49,13 +51,17 @@ class Helm:
         return found
 
 
+def call(kubeconfig: Path, method: str, path: str, **request: Any) -> Any:
+    """The API server's answer."""
+    return connect(kubeconfig)[0].send(Request(method=method, path=path, **request)).body
+
+
 @pytest.fixture(scope="module")
 def alone(helm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Helm]:
     """On an API server of its own: nothing runs there."""
-    if not private_api.available():
-        pytest.skip("the cluster under test is not the local one: there is no kube-apiserver to start")
-    with private_api.api_server(tmp_path_factory.mktemp("api")) as kubeconfig:
-        yield Helm(helm, kubeconfig, "disttrain-system")
+    own_apiserver.needed()
+    with own_apiserver.bare(tmp_path_factory.mktemp("api")) as server:
+        yield Helm(helm, server.kubeconfig("admin"), "disttrain-system")
 
 
 @pytest.mark.server

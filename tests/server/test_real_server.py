@@ -26,8 +26,7 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    if reason := own_apiserver.missing():
-        pytest.skip(reason)
+    own_apiserver.needed()
     with own_apiserver.running(tmp_path_factory.mktemp("apiserver")) as made:
         yield made
 

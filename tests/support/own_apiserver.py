@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from dev.access import environment
 from dev.cluster.paths import current_paths
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -24,10 +26,15 @@ OPERATOR = "operator"
 START_SECONDS = 180
 
 
-def missing() -> str | None:
-    """Why there can be none here."""
+def needed() -> None:
+    """Only with our own cluster its servers are built. Elsewhere the test is skipped; here their absence is a failure."""
     lacking = [t for t in ("etcd", "kube-apiserver", "kubectl", "helm") if not (current_paths().bin / t).exists()]
-    return f"no {', '.join(lacking)}: `make cluster-up` builds them" if lacking else None
+    if not lacking:
+        return
+    reason = f"no {', '.join(lacking)} in {current_paths().bin}: `make cluster-up` builds them for a cluster of ours"
+    if environment()["KUBECONFIG"] != str(current_paths().kubeconfig):
+        pytest.skip(reason)
+    pytest.fail(reason, pytrace=False)
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,14 @@ class ApiServer:
 @contextmanager
 def running(folder: Path) -> Iterator[ApiServer]:
     """Started, with the CRD and the chart's rights in it; ended afterwards."""
+    with bare(folder) as server:
+        _prepare(server)
+        yield server
+
+
+@contextmanager
+def bare(folder: Path) -> Iterator[ApiServer]:
+    """Started, with nothing of ours in it; ended afterwards."""
     ports = _free_ports(3)
     server = ApiServer(folder, ports[2])
     key = ec.generate_private_key(ec.SECP256R1())
@@ -83,7 +98,6 @@ def running(folder: Path) -> Iterator[ApiServer]:
             log = (folder / f"{name}.log").open("wb")
             processes.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
         _wait(server, processes)
-        _prepare(server)
         yield server
     finally:
         for process in reversed(processes):  # nothing of it is kept: no need to be gentle
