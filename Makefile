@@ -14,6 +14,7 @@ help: ## this list
 	$(STEP) "virtual environment (.venv) with torch: minutes the first time"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ..."; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "Python's venv module is missing: apt-get install python3-venv"; exit 2; }
+	@test -x $(PY) || $(PYTHON) -m dev.room
 	@test -x $(PY) || $(PYTHON) -m venv .venv
 	@test -x .venv/bin/uv || .venv/bin/python -m pip install --quiet 'uv>=0.9,<1'
 	@.venv/bin/uv pip install --python $(PY) --quiet --compile-bytecode -e '.[dev,worker,examples]'
