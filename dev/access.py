@@ -9,6 +9,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from dev.cluster.given import REGISTRY
+from dev.cluster.images.build import variable
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -31,9 +34,19 @@ def after(exports: str, before: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def run(command: list[str], env: dict[str, str], *, quiet: bool = False) -> None:
-    """Run a tool in the repository; on failure its own words are the error."""
-    done = subprocess.run(command, env=env, cwd=REPOSITORY, capture_output=quiet, text=True, check=False)
+def image(target: str, env: Mapping[str, str]) -> str:
+    """What the chosen cluster calls it. A given cluster's registry must be named: a name of ours could be anybody's there."""
+    if found := env[variable(target)]:
+        return found
+    raise SystemExit(
+        f"the cluster of KUBECONFIG={env['KUBECONFIG']} pulls images from a registry: push both there "
+        f"(`python -m dev.cluster image-load` prints how) and set {REGISTRY} to it"
+    )
+
+
+def run(command: list[str], env: dict[str, str], *, quiet: bool = False, text: str | None = None) -> None:
+    """Run a tool in the repository, with `text` as its input; on failure its own words are the error."""
+    done = subprocess.run(command, env=env, cwd=REPOSITORY, capture_output=quiet, text=True, check=False, input=text)
     if done.returncode != 0:
         raise SystemExit(
             f"`{' '.join(command)}` failed: {(done.stderr or '').strip() or f'exit code {done.returncode}'}"

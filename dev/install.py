@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from dev.access import REPOSITORY, environment, run
+from dev.access import REPOSITORY, environment, image, run
 from dev.cluster.images import build, inputs
 from dev.cluster.progress import step
 
@@ -14,13 +14,15 @@ RELEASE = "disttrain"
 
 def install() -> None:
     """`helm upgrade --install`, waiting for the operator. A changed image changes an annotation, so its pods are replaced."""
-    image = inputs.digest(REPOSITORY, "operator", build.arguments(os.environ))
+    digest = inputs.digest(REPOSITORY, "operator", build.arguments(os.environ))
+    env = environment()
+    repository, _, tag = image("operator", env).rpartition(":")
     with step("operator: helm upgrade --install"):
-        env = environment()
         run(
             [
                 "helm", "upgrade", "--install", RELEASE, "helm/disttrain", "--namespace", NAMESPACE, "--create-namespace",
-                "--set", "image.tag=dev", "--set-string", f"podAnnotations.disttrain\\.dev/image={image[:16]}",
+                "--set", f"image.repository={repository},image.tag={tag}",
+                "--set-string", f"podAnnotations.disttrain\\.dev/image={digest[:16]}",
                 "--wait", "--timeout", "120s",
             ],
             env,

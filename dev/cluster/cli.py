@@ -133,7 +133,10 @@ def image_load() -> None:
     match _announced(paths):
         case Provider.GIVEN:
             builder = ["docker"] if succeeds(["docker", "info"]) else build.Buildah(paths).argv
-            say(given.push_instructions(builder))
+            registry = os.environ.get(given.REGISTRY, "")
+            if not registry:
+                raise Trouble(given.push_instructions(builder))
+            say(given.push_instructions(builder, registry))
         case Provider.KIND:
             kind.load()
         case Provider.LOCAL:
@@ -150,7 +153,7 @@ def image_load() -> None:
 def env() -> None:
     """Print the lines that make kubectl and helm use this cluster: `eval $(python -m dev.cluster env)`."""
     paths = current_paths()
-    match _chosen(paths).provider:
+    match provider := _chosen(paths).provider:
         case Provider.GIVEN:
             kubeconfig = os.environ["KUBECONFIG"]
         case Provider.KIND:
@@ -160,7 +163,17 @@ def env() -> None:
         case _ as never:
             assert_never(never)
     say(f"export KUBECONFIG={shlex.quote(kubeconfig)}")
+    for target in build.TARGETS:
+        say(f"export {build.variable(target)}={shlex.quote(_image(provider, target))}")
     say(f"export PATH={shlex.quote(str(paths.bin))}:$PATH")
+
+
+def _image(provider: Provider, target: str) -> str:
+    """Empty: nobody knows where that cluster would find it."""
+    if provider is not Provider.GIVEN:
+        return build.image_name(target)
+    registry = os.environ.get(given.REGISTRY, "")
+    return build.pulled_name(registry, target) if registry else ""
 
 
 @app.command()

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 
-from dev.access import REPOSITORY, environment, run
+import yaml
+
+from dev.access import REPOSITORY, environment, image, run
 from dev.cluster.progress import elapsed_text, say
 from dev.demo.report import report
 from dev.demo.story import Outcome, Story
@@ -52,7 +54,14 @@ def begin(env: dict[str, str]) -> None:
     run([*kubectl, "delete", "dtj", JOB, "--ignore-not-found", "--timeout=60s"], env, quiet=True)
     run([*kubectl, "delete", "pvc", f"{JOB}-checkpoints", "--ignore-not-found", "--timeout=60s"], env, quiet=True)
     say(f"\n$ kubectl --namespace {NAMESPACE} apply -f {MANIFEST}")
-    run([*kubectl, "apply", "-f", MANIFEST], env)
+    run([*kubectl, "apply", "-f", "-"], env, text=manifest(image("trainer", env)))
+
+
+def manifest(trainer: str) -> str:
+    """The example, with the name that this cluster has for the image."""
+    job = yaml.safe_load((REPOSITORY / MANIFEST).read_text())
+    job["spec"]["image"] = trainer
+    return yaml.safe_dump(job, sort_keys=False)
 
 
 def follow(env: dict[str, str]) -> Outcome:

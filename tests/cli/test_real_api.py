@@ -21,7 +21,8 @@ from disttrain.sdk.transport import Request
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 
 Real = Callable[..., Done]
-IMAGE = "docker.io/disttrain/trainer:dev"
+IMAGE = "nowhere.invalid/trainer:dev"
+"""Nothing is started."""
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,11 @@ import yaml
 from disttrain.sdk import Client, LogLine
 from disttrain.sdk.connection import connect
 from disttrain.sdk.transport import Request
+from support.cluster import trainer_image
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 COUNT = "import os, time\nfor s in range({steps}):\n    print('step', s, flush=True); time.sleep(0.25)"
-IMAGE = "docker.io/disttrain/trainer:dev"
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def client(kubeconfig: Path) -> Iterator[Client]:
 
 def job(name: str, code: str, **spec: Any) -> dict[str, Any]:
     whole = {
-        "image": IMAGE, "command": ["python", "-c", code], "workers": 2, "resources": {"limits": {"memory": "256Mi"}},
+        "image": trainer_image(), "command": ["python", "-c", code], "workers": 2, "resources": {"limits": {"memory": "256Mi"}},
         "podTemplate": {"imagePullPolicy": "IfNotPresent", "terminationGracePeriodSeconds": 5}, **spec,
     }  # fmt: skip
     return {"apiVersion": "disttrain.dev/v1alpha1", "kind": "DistTrainJob", "metadata": {"name": name}, "spec": whole}

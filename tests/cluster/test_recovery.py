@@ -87,7 +87,7 @@ def test_a_flipped_bit_in_the_newest_checkpoint_is_found_and_an_older_one_is_use
 
 def run_on_volume(cluster: Cluster, claim: str, script: str) -> None:
     """A short-lived pod that does something to a volume."""
-    from support.cluster import IMAGE
+    from support.cluster import trainer_image
 
     security = {
         "allowPrivilegeEscalation": False,
@@ -96,7 +96,7 @@ def run_on_volume(cluster: Cluster, claim: str, script: str) -> None:
         "seccompProfile": {"type": "RuntimeDefault"},
     }
     container = {
-        "name": "sh", "image": IMAGE, "command": ["sh", "-ec", script], "securityContext": security,
+        "name": "sh", "image": trainer_image(), "command": ["sh", "-ec", script], "securityContext": security,
         "volumeMounts": [{"name": "v", "mountPath": "/checkpoints"}],
     }  # fmt: skip
     spec = {

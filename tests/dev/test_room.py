@@ -9,8 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from dev import room
 from dev.cluster.budget import VENV_MEGABYTES
+
+from dev import room
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dev.access import environment, image
 from tests.helm.conftest import CHART
 
 from disttrain.sdk.connection import connect
@@ -116,9 +117,8 @@ def test_the_api_server_takes_every_object_of_the_chart(alone: Helm) -> None:
 @pytest.mark.cluster
 def test_a_namespaced_operator_becomes_ready_and_passes_its_own_test(helm: Path, kubeconfig: Path) -> None:
     run = Helm(helm, kubeconfig, f"release-{uuid.uuid4().hex[:6]}")
-    beside = (
-        "image.tag=dev,crds.enabled=false,rbac.personas.create=false,replicaCount=1"  # the cluster has its own release
-    )
+    repository, _, tag = image("operator", environment()).rpartition(":")
+    beside = f"image.repository={repository},image.tag={tag},crds.enabled=false,rbac.personas.create=false,replicaCount=1"  # the cluster has its own release
     values = ("--set", beside, "--set", f"watchNamespaces={{{run.namespace}}}")
     try:
         run("install", "mine", str(CHART), "--create-namespace", *values, "--wait", "--timeout", "120s")

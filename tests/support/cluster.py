@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-IMAGE = os.environ.get("DISTTRAIN_TRAINER_IMAGE", "docker.io/disttrain/trainer:dev")
+from dev.access import environment, image
+
 Wire = dict[str, Any]
 
 
@@ -138,9 +139,15 @@ class Job:
         return self.cluster.kubectl("logs", f"{self.name}-{worker}").stdout
 
 
+@cache
+def trainer_image() -> str:
+    """As the cluster under test calls it."""
+    return image("trainer", environment())
+
+
 def job(name: str, *, namespace: str | None = None, **spec: Any) -> Wire:
     """A manifest; plain Python one-liners need no torch and start fast."""
-    spec.setdefault("image", IMAGE)
+    spec.setdefault("image", trainer_image())
     if "command" not in spec and "entrypoint" not in spec:
         spec["entrypoint"] = "digits.task:build"
     meta = {"name": name} | ({"namespace": namespace} if namespace else {})

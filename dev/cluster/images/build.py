@@ -27,6 +27,16 @@ def image_name(target: str) -> str:
     return f"docker.io/disttrain/{target}:dev"
 
 
+def variable(target: str) -> str:
+    """By it `dev.cluster env` says what the chosen cluster calls the image."""
+    return f"DISTTRAIN_{target.upper()}_IMAGE"
+
+
+def pulled_name(registry: str, target: str) -> str:
+    """What a cluster calls the image that pulls it from there."""
+    return f"{registry.rstrip('/')}/disttrain-{target}:dev"
+
+
 def name_of(stage: str) -> str:
     """The name of a target's image, or of an intermediate stage that is kept."""
     return image_name(stage) if stage in TARGETS else f"localhost/disttrain/{stage}:dev"
