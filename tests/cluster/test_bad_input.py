@@ -54,7 +54,7 @@ def test_a_claim_that_can_only_be_read(cluster: Cluster) -> None:
 
 
 def test_an_image_that_cannot_be_pulled(cluster: Cluster) -> None:
-    cluster.apply(job("noimage", command=IDLE, image="docker.io/disttrain/no-such-image:never"))
+    cluster.apply(job("noimage", command=IDLE, image="nowhere.invalid/no-such-image:never"))
     noimage = cluster.job("noimage")
     noimage.wait_state("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", timeout=120)
     assert "no-such-image" in noimage.condition("WorkersReady")["message"]

@@ -118,7 +118,9 @@ def test_the_api_server_takes_every_object_of_the_chart(alone: Helm) -> None:
 def test_a_namespaced_operator_becomes_ready_and_passes_its_own_test(helm: Path, kubeconfig: Path) -> None:
     run = Helm(helm, kubeconfig, f"release-{uuid.uuid4().hex[:6]}")
     repository, _, tag = image("operator", environment()).rpartition(":")
-    beside = f"image.repository={repository},image.tag={tag},crds.enabled=false,rbac.personas.create=false,replicaCount=1"  # the cluster has its own release
+    beside = (
+        f"image.repository={repository},image.tag={tag},crds.enabled=false,rbac.personas.create=false,replicaCount=1"
+    )
     values = ("--set", beside, "--set", f"watchNamespaces={{{run.namespace}}}")
     try:
         run("install", "mine", str(CHART), "--create-namespace", *values, "--wait", "--timeout", "120s")
