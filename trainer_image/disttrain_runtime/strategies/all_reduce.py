@@ -53,7 +53,8 @@ class AllReduce(Replica):
         self._replica.reducer._rebuild_buckets()
         self.undo()
         if self.compressor is not None:
-            self._replica.register_comm_hook(None, self.compressor.hook)
+            hook = self.compressor.hook
+            self._replica.register_comm_hook(None, lambda _, bucket: hook(bucket))
 
     @override
     def join(self, group: Group) -> None:

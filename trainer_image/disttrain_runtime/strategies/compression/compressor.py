@@ -55,7 +55,7 @@ class Compressor(ABC):
         self._pending: dict[str, Tensor] = {}
         """What it will be if the step under way is taken."""
 
-    def hook(self, _: object, bucket: GradBucket) -> Future[Tensor]:
+    def hook(self, bucket: GradBucket) -> Future[Tensor]:
         """What DDP calls for each bucket as soon as its gradients are there."""
         values, pieces = bucket.buffer(), self._pieces(bucket)
         if self.feedback:

@@ -1,0 +1,183 @@
+"""Compressed gradients: the bytes that the formula says, nothing lost for ever, and exact through breaks and restores."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+from tests.distributed.test_regroup import holding, stopped_at
+
+from disttrain_contract.env import CheckpointConfig, RunConfig
+from disttrain_contract.messages import Restore
+from disttrain_contract.strategy import Compression, StrategyConfig
+from disttrain_runtime.strategies.compression import COMPRESSORS, make_compressor
+from support.gloo_group import together
+from support.gloo_ranks import Ranks, digests
+from support.strategy_stories import broken_off, bytes_per_step, one_behind, trained
+
+pytestmark = [pytest.mark.torch, pytest.mark.timeout(120)]
+
+ALL = sorted(COMPRESSORS)
+WIDE = {"width": 2048, "batch_size": 8, "samples": 48}
+"""36,866 + 2048 parameters: sizes of messages stand out from their frames."""
+PARAMETERS = 12 * 2048 + 2048 + 2048 * 2 + 2
+
+
+def compressed(method: str, **more: object) -> StrategyConfig:
+    config = replace(StrategyConfig(), compression=Compression(method=method))
+    return replace(config, **more)  # type: ignore[arg-type]
+
+
+def on_wire(method: str, ranks: int) -> float:
+    """The formulas of the docs pages, per rank and step."""
+    n, ring = PARAMETERS, 2 * (ranks - 1) / ranks
+    low_rank = (2048 + 12) + (2048 + 2)
+    formulas = {
+        "none": ring * 4 * n,
+        "fp16": ring * 2 * n,
+        "bf16": ring * 2 * n,
+        "topK": (ranks - 1) * 8 * math.ceil(0.01 * n),
+        "sign": (ranks - 1) * (math.ceil(n / 8) + 4),
+        "powerSGD": ring * 4 * (low_rank + 2048 + 2),
+    }
+    return formulas[method]
+
+
+@pytest.mark.parametrize("method", ["none", *ALL])
+def test_the_kernel_sends_the_bytes_of_the_formula(method: str) -> None:
+    """Mean over the ranks: in a ring of three, pieces are not all of one size."""
+    ranks = 3
+    sent = together(ranks, bytes_per_step, compressed(method), WIDE, 20)
+    assert sum(sent) / ranks == pytest.approx(on_wire(method, ranks), rel=0.02, abs=400)
+
+
+@pytest.mark.parametrize(("method", "tolerance"), [("fp16", 1e-4), ("bf16", 2e-3), ("powerSGD", 1e-5), ("topK", 1e-5)])
+def test_what_keeps_nearly_all_trains_what_one_rank_trains(method: str, tolerance: float) -> None:
+    """Rank and ratio so large that nothing is left out. 44 samples in batches of 8: the last one has 4 for three ranks."""
+    more = {"powerSGD": {"rank": 16}, "topK": {"ratio": 1.0}}.get(method, {})
+    config = replace(StrategyConfig(), compression=Compression(method=method, **more))
+    ((*_, one),) = [together(1, trained, StrategyConfig(), {}, 15)]
+    for three in together(3, trained, config, {}, 15):
+        torch.testing.assert_close(torch.tensor(three), torch.tensor(one), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_replicas_stay_equal_bit_for_bit_with_accumulation_clipping_and_half_precision(method: str) -> None:
+    config = compressed(method, accumulate=2, max_grad_norm=0.5, precision="bf16")
+    first, *others = together(3, trained, config, {}, 12)
+    assert all(weights == first for weights in others) and all(map(math.isfinite, first))
+
+
+@pytest.mark.parametrize("method", ["powerSGD", "sign", "topK"])
+def test_with_error_feedback_a_coarse_message_trains_and_without_it_trains_worse(method: str) -> None:
+    """After the same steps, the distance to what uncompressed gradients lead to."""
+    coarse = Compression(method=method, ratio=0.05 if method == "topK" else None)
+    (reference,) = together(1, trained, StrategyConfig(), {"learning_rate": 0.01}, 120)
+
+    def distance(feedback: bool) -> float:
+        config = replace(StrategyConfig(), compression=replace(coarse, error_feedback=feedback))
+        found, _ = together(2, trained, config, {"learning_rate": 0.01}, 120)
+        return float((torch.tensor(found) - torch.tensor(reference)).norm())
+
+    assert distance(True) < 0.6 * distance(False)
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_a_step_that_is_broken_off_has_used_up_no_residual(method: str) -> None:
+    for expected, found in together(2, broken_off, compressed(method), 5, 9):
+        assert found == expected
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_a_rank_that_is_given_its_peers_step_keeps_the_residual_that_it_had_in_it(method: str) -> None:
+    for expected, found in together(3, one_behind, compressed(method), 5, 9):
+        torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=1e-6, atol=1e-7)
+
+
+def test_an_overflow_leaves_the_step_out_and_the_residual_as_it_was() -> None:
+    """fp16 begins with a loss scale that is too large: the first steps of every rank overflow."""
+    first, second = together(2, trained, compressed("topK", precision="fp16"), {}, 30)
+    assert first == second and all(map(math.isfinite, first))
+
+
+def job(method: str, steps: int, *args: str, every: int = 100) -> RunConfig:
+    return RunConfig(
+        entrypoint="support.gloo_tasks:build",
+        args=(f"--steps={steps}", *args),
+        checkpoint=CheckpointConfig(every_steps=every, asynchronous=False),
+        strategy=compressed(method),
+    )
+
+
+@pytest.mark.parametrize("method", ["powerSGD", "sign", "topK"])
+def test_a_restore_from_the_volume_changes_no_bit(tmp_path: Path, method: str) -> None:
+    """Stopped after 7 steps by a shorter run of the same task, and taken up again."""
+    config = job(method, 14, "--norm=false", every=7)
+    for folder, last in (("quiet", 14), ("job", 7), ("job", 14)):
+        if folder == "job" and last == 14:
+            forget(tmp_path / "job", 14)
+        with Ranks(tmp_path / "logs", config, 2, job_dir=tmp_path / folder) as ranks:
+            assert ranks.ended() == [0, 0], ranks.output(0)
+    assert ranks.told.restores[-1].step == 7
+    assert digests(tmp_path / "job", 14) == digests(tmp_path / "quiet", 14)
+    assert {"rank_0.safetensors", "rank_1.safetensors"} <= digests(tmp_path / "job", 14).keys()
+
+
+def forget(job_dir: Path, step: int) -> None:
+    """As if the run had been lost before this checkpoint."""
+    folder = job_dir / "checkpoints" / f"step-{step:08d}"
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
+
+
+@pytest.mark.parametrize("method", ["sign", "powerSGD"])
+def test_a_dead_ranks_replacement_begins_with_no_residual_and_training_ends_well(tmp_path: Path, method: str) -> None:
+    ranks, _ = stopped_at(tmp_path, at=11, config=job(method, 24))
+    with ranks:
+        ranks.kill(1)
+        holding(ranks, 0, 2)
+        ranks.regroup(incarnation=2)
+        assert ranks.ended() == [0] * 3, ranks.output(0)
+    assert ranks.told.restores[-1] == Restore(step=11, source="survivor")
+
+
+def test_residuals_of_two_become_their_mean_on_each_of_three() -> None:
+    """The mean over ranks, which is what a step adds to the gradient, stays what it was."""
+    compressor = make_compressor(Compression(method="sign"), torch.nn.Linear(2, 1, bias=False))
+    assert compressor is not None
+    parts = [{"residual": {"weight": torch.tensor([1.0, 2.0])}}, {"residual": {"weight": torch.tensor([3.0, 0.0])}}]
+    compressor.load_own(parts, rank=2, world_size=3)
+    assert compressor.own()["residual"]["weight"].tolist() == [2.0, 1.0]
+    compressor.load_own(parts, rank=1, world_size=2)
+    assert compressor.own()["residual"]["weight"].tolist() == [3.0, 0.0]
+    compressor.load_own([], rank=0, world_size=2)
+    assert compressor.own()["residual"] == {}
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 1000])
+def test_a_message_of_signs_says_one_scale_and_every_sign(count: int) -> None:
+    compressor = make_compressor(Compression(method="sign"), torch.nn.Linear(2, 1))
+    values = torch.randn(count, generator=torch.Generator().manual_seed(count))
+    message = compressor.encode(values)  # type: ignore[union-attr]
+    assert message.numel() == math.ceil(count / 8) + 4
+    decoded = torch.zeros(count)
+    compressor.add(decoded, message, 1.0)  # type: ignore[union-attr]
+    torch.testing.assert_close(decoded, values.abs().mean() * torch.where(values >= 0, 1.0, -1.0))
+
+
+def test_what_fp16_cannot_hold_is_sent_as_its_largest_and_what_is_infinite_stays_so() -> None:
+    with_one = together(1, narrowed, [1e9, -1e9, 1.0, math.inf])
+    assert with_one == [[65504.0, -65504.0, 1.0, math.inf]]
+
+
+def narrowed(meet: object, values: list[float]) -> list[float]:
+    meet()  # type: ignore[operator]
+    compressor = make_compressor(Compression(method="fp16"), torch.nn.Linear(2, 1))
+    return compressor.narrow(torch.tensor(values)).tolist()  # type: ignore[union-attr, no-any-return]

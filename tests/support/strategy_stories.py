@@ -1,0 +1,133 @@
+"""What ranks do in stories about strategies; see gloo_group.together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from disttrain_contract.strategy import StrategyConfig
+from disttrain_runtime.connections import Connections
+from disttrain_runtime.data import training_batches
+from disttrain_runtime.groups import Group
+from disttrain_runtime.rendezvous import alone
+from disttrain_runtime.sampler import SampleOrder
+from disttrain_runtime.strategies import make_strategy
+from disttrain_runtime.survivors import give, take
+from disttrain_runtime.task import Task
+from support.gloo_tasks import Points
+
+Meet = Callable[[], tuple[Group, Connections]]
+
+
+def smooth(
+    steps: int = 32, samples: int = 44, batch_size: int = 8, width: int = 16, learning_rate: float = 0.05
+) -> Task:
+    """Nothing random in it: what one rank trains, many must train."""
+    torch.manual_seed(3)
+    return Task(
+        model=nn.Sequential(nn.Linear(12, width), nn.Tanh(), nn.Linear(width, 2)),
+        train_data=Points(samples, 0.0),
+        loss=nn.functional.cross_entropy,
+        optimizer=partial(torch.optim.SGD, lr=learning_rate, momentum=0.9),
+        schedule=partial(torch.optim.lr_scheduler.StepLR, step_size=5, gamma=0.9),
+        batch_size=batch_size,
+        steps=steps,
+    )
+
+
+class Run:
+    """One rank's strategy in a real group, step by step as the training loop would do it."""
+
+    def __init__(self, meet: Meet, config: StrategyConfig, task: Task) -> None:
+        self.task, self.order = task, SampleOrder(seed=0, samples=len(task.train_data), batch_size=task.batch_size)
+        device = torch.device("cpu")
+        self.strategy = make_strategy(config, task, device)
+        first = next(training_batches(task, self.order, [self.order.share(0, 0, 1)], device))
+        with alone():
+            self.strategy.rehearse(first)
+        self.group, self.connections = meet()
+        self.strategy.join(self.group)
+        self.strategy.equalise()
+
+    def train(self, steps: range) -> Run:
+        """These steps of the task."""
+        shares = (self.order.share(step, self.group.rank, self.group.world_size) for step in steps)
+        for batch in training_batches(self.task, self.order, shares, self.group.device):
+            self.strategy.step(batch)
+        return self
+
+    @property
+    def weights(self) -> Tensor:
+        """All parameters in one row."""
+        return torch.cat([p.detach().reshape(-1) for p in self.strategy.replicated()]).clone()
+
+
+def trained(meet: Meet, config: StrategyConfig, task: dict[str, Any], steps: int) -> list[float]:
+    """The weights after so many steps."""
+    return Run(meet, config, smooth(**task)).train(range(steps)).weights.tolist()
+
+
+def bytes_per_step(meet: Meet, config: StrategyConfig, task: dict[str, Any], steps: int) -> float:
+    """What this rank's kernel has sent, without what comes once."""
+    run = Run(meet, config, smooth(**task)).train(range(steps))
+    run.group.barrier()
+    before = run.connections.sent()
+    run.train(range(steps, 2 * steps)).group.barrier()
+    return (run.connections.sent() - before) / steps
+
+
+def broken_off(meet: Meet, config: StrategyConfig, at: int, steps: int) -> tuple[list[float], list[float]]:
+    """Weights of a quiet run, and of one whose step `at` was begun twice: its gradients went round, then it was undone."""
+    quiet = Run(meet, config, smooth())
+    state, own = deepcopy(quiet.strategy.state()), deepcopy(quiet.strategy.own())
+    expected = quiet.train(range(steps)).weights.tolist()
+    quiet.strategy.load(state)
+    quiet.strategy.load_own([own] * quiet.group.world_size)
+    quiet.train(range(at))
+    update, quiet.strategy.update = quiet.strategy.update, lambda: _break()  # type: ignore[attr-defined]
+    with suppress(BrokenOff):
+        quiet.train(range(at, at + 1))
+    quiet.strategy.update = update  # type: ignore[attr-defined]
+    quiet.strategy.undo()
+    return expected, quiet.train(range(at, steps)).weights.tolist()
+
+
+def one_behind(meet: Meet, config: StrategyConfig, at: int, steps: int) -> tuple[list[float], list[float]]:
+    """Weights of a quiet run, and of one in which the last rank had not finished step `at` when all others had.
+
+    It is given their state, and goes on with the residual of the step in which it took part.
+    """
+    run = Run(meet, config, smooth())
+    state, own = deepcopy(run.strategy.state()), deepcopy(run.strategy.own())
+    expected = run.train(range(steps)).weights.tolist()
+    run.strategy.load(state)
+    run.strategy.load_own([own] * run.group.world_size)
+    run.train(range(at))
+    late = run.group.rank == run.group.world_size - 1
+    update = run.strategy.update  # type: ignore[attr-defined]
+    if late:
+        run.strategy.update = lambda: _break()  # type: ignore[attr-defined]
+    with suppress(BrokenOff):
+        run.train(range(at, at + 1))
+    run.strategy.update = update  # type: ignore[attr-defined]
+    if late:
+        run.strategy.load(take(run.group, 0))
+    else:
+        run.strategy.undo()
+    if run.group.leads:
+        give(run.strategy.state(), run.group, run.group.world_size - 1)
+    return expected, run.train(range(at + 1, steps)).weights.tolist()
+
+
+class BrokenOff(Exception):
+    """The group is gone."""
+
+
+def _break() -> bool:
+    raise BrokenOff
