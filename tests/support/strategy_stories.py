@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from functools import partial
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from disttrain_contract.strategy import StrategyConfig
 from disttrain_runtime.connections import Connections
 from disttrain_runtime.data import training_batches
-from disttrain_runtime.groups import Group
+from disttrain_runtime.groups import Group, leave_group
 from disttrain_runtime.rendezvous import alone
 from disttrain_runtime.sampler import SampleOrder
 from disttrain_runtime.strategies import make_strategy
@@ -45,6 +46,7 @@ class Run:
     """One rank's strategy in a real group, step by step as the training loop would do it."""
 
     def __init__(self, meet: Meet, config: StrategyConfig, task: Task) -> None:
+        leave_group()  # what it did before is over
         self.task, self.order = task, SampleOrder(seed=0, samples=len(task.train_data), batch_size=task.batch_size)
         device = torch.device("cpu")
         self.strategy = make_strategy(config, task, device)
@@ -62,15 +64,25 @@ class Run:
             self.strategy.step(batch)
         return self
 
+    def done(self) -> Run:
+        """Nobody leaves before everybody is here."""
+        self.group.barrier()
+        return self
+
     @property
     def weights(self) -> Tensor:
         """All parameters in one row."""
         return torch.cat([p.detach().reshape(-1) for p in self.strategy.replicated()]).clone()
 
 
+def each(meet: Meet, configs: Mapping[str, StrategyConfig], story: Callable[..., Any], *args: Any) -> dict[str, Any]:
+    """One story with every configuration, one after the other: starting processes takes longer than the stories."""
+    return {name: story(meet, config, *args) for name, config in configs.items()}
+
+
 def trained(meet: Meet, config: StrategyConfig, task: dict[str, Any], steps: int) -> list[float]:
     """The weights after so many steps."""
-    return Run(meet, config, smooth(**task)).train(range(steps)).weights.tolist()
+    return Run(meet, config, smooth(**task)).train(range(steps)).done().weights.tolist()
 
 
 def bytes_per_step(meet: Meet, config: StrategyConfig, task: dict[str, Any], steps: int) -> float:
@@ -78,8 +90,10 @@ def bytes_per_step(meet: Meet, config: StrategyConfig, task: dict[str, Any], ste
     run = Run(meet, config, smooth(**task)).train(range(steps))
     run.group.barrier()
     before = run.connections.sent()
-    run.train(range(steps, 2 * steps)).group.barrier()
-    return (run.connections.sent() - before) / steps
+    run.train(range(steps, 2 * steps))
+    sent = run.connections.sent() - before
+    run.done()
+    return sent / steps
 
 
 def broken_off(meet: Meet, config: StrategyConfig, at: int, steps: int) -> tuple[list[float], list[float]]:
@@ -95,7 +109,7 @@ def broken_off(meet: Meet, config: StrategyConfig, at: int, steps: int) -> tuple
         quiet.train(range(at, at + 1))
     quiet.strategy.update = update  # type: ignore[attr-defined]
     quiet.strategy.undo()
-    return expected, quiet.train(range(at, steps)).weights.tolist()
+    return expected, quiet.train(range(at, steps)).done().weights.tolist()
 
 
 def one_behind(meet: Meet, config: StrategyConfig, at: int, steps: int) -> tuple[list[float], list[float]]:
@@ -122,7 +136,19 @@ def one_behind(meet: Meet, config: StrategyConfig, at: int, steps: int) -> tuple
         run.strategy.undo()
     if run.group.leads:
         give(run.strategy.state(), run.group, run.group.world_size - 1)
-    return expected, run.train(range(at + 1, steps)).weights.tolist()
+    return expected, run.train(range(at + 1, steps)).done().weights.tolist()
+
+
+def stale(meet: Meet, config: StrategyConfig, steps: int) -> tuple[list[int], list[float], dict[str, float]]:
+    """How old the parameters of each step were while the last rank is slow; the weights at the end; the metrics."""
+    run = Run(meet, config, smooth())
+    ages: list[int] = []
+    for step in range(steps):
+        if run.group.rank == run.group.world_size - 1:
+            time.sleep(0.05)
+        run.train(range(step, step + 1))
+        ages.append(run.strategy._ages[-1])  # type: ignore[attr-defined]
+    return ages, run.done().weights.tolist(), dict(run.strategy.metrics())
 
 
 class BrokenOff(Exception):

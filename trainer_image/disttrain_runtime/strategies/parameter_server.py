@@ -90,7 +90,7 @@ class ParameterServer(Replica):
     def step(self, batch: Batch) -> Tensor:
         leg = self._leg = self._leg or self._begin_leg(batch.share.step)
         self.enter(Phase.SYNCHRONISING)
-        self._ages.append(leg.pull(self.staleness))
+        self._ages.append(leg.pull())
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.backward(batch, batch.share.weight(self.group.world_size))
         self.enter(Phase.UPDATING)
@@ -106,7 +106,7 @@ class ParameterServer(Replica):
 
     def _begin_leg(self, step: int) -> Leg:
         length = next(n for n in range(1, MEETING + 1) if self.meets(step + n))
-        return Leg(self.group, self._channel, self.parts, self.trained, self._server, length)
+        return Leg(self.group, self._channel, self.parts, self.trained, self._server, length, self.staleness)
 
     def _meet(self, leg: Leg) -> None:
         """All updates, on all ranks; then the servers' share of the state."""

@@ -5,7 +5,6 @@ It computes in memory of the CPU, where the messages arrive, beside whatever dev
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -36,26 +35,15 @@ class ShardServer:
         self._slots = frozenset(i for i, p in enumerate(order) if not p.is_meta)
         """Where the optimizer's state has those parameters."""
         self._sum: Tensor | None = None
-        self._added = 0
-        """Ranks whose gradients are in it."""
-        self._early: dict[int, deque[Tensor]] = {}
 
-    def add(self, rank: int, gradient: Tensor, ranks: int, total: Total) -> Tensor | None:
-        """One rank's next gradient; the tensor is ours from now on. Gives the new parameters when it completes a step.
+    def add(self, gradient: Tensor) -> None:
+        """One rank's gradient of this step; the tensor is ours from now on."""
+        self._sum = gradient if self._sum is None else self._sum.add_(gradient)
 
-        They are added in the order of ranks, whatever the order in which they come: equal runs give equal bits.
-        """
-        self._early.setdefault(rank, deque()).append(gradient)
-        while waiting := self._early.get(self._added):
-            first = waiting.popleft()
-            self._sum = first if self._sum is None else self._sum.add_(first)
-            self._added += 1
-            if self._added == ranks:
-                complete, self._sum, self._added = self._sum.div_(ranks), None, 0
-                return self._update(complete, total)
-        return None
-
-    def _update(self, gradient: Tensor, total: Total) -> Tensor:
+    def update(self, ranks: int, total: Total) -> Tensor:
+        """All are there. Gives the new parameters."""
+        assert self._sum is not None, "add first"
+        gradient, self._sum = self._sum.div_(ranks), None
         if self._max_norm is not None:
             norm = total(float(gradient.double().square().sum())) ** 0.5
             gradient *= min(1.0, self._max_norm / (norm + _EPSILON))
