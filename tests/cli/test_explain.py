@@ -154,7 +154,7 @@ GOOD = {"image": "x", "command": ["a"]}
         ({"queueName": "q"}, "spec.queueName: not implemented yet: spec.queueName"),
         (
             {"strategy": {"synchronization": {"method": "gossip"}}},
-            "spec.strategy.synchronization.method other than allReduce",
+            "spec.strategy.synchronization.method other than allReduce, parameterServer",
         ),
         ({"checkpoint": {"volume": {"size": "1Gi", "claimName": "x"}}}, "set exactly one of claimName"),
     ],
