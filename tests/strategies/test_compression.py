@@ -20,7 +20,7 @@ from disttrain_contract.strategy import Compression, StrategyConfig
 from disttrain_runtime.strategies.compression import COMPRESSORS, make_compressor
 from support.gloo_group import together
 from support.gloo_ranks import Ranks, digests
-from support.strategy_stories import broken_off, bytes_per_step, each, one_behind, trained
+from support.strategy_stories import broken_off, bytes_per_step, each, one_behind, overflowing, trained
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(120)]
 
@@ -103,9 +103,10 @@ def test_a_rank_that_is_given_its_peers_step_keeps_the_residual_that_it_had_in_i
 
 
 def test_an_overflow_leaves_the_step_out_and_the_residual_as_it_was() -> None:
-    """fp16 begins with a loss scale that is too large: the first steps of every rank overflow."""
-    first, second = together(2, trained, compressed("topK", precision="fp16"), {"learning_rate": 5.0}, 30)
-    assert first == second and all(map(math.isfinite, first))
+    configs = {m: compressed(m, precision="fp16") for m in ALL}
+    for by_method in together(2, each, configs, overflowing, 6):
+        for method, (fell, weights_stay, residual_stays) in by_method.items():
+            assert fell and weights_stay and residual_stays, method
 
 
 def job(method: str, steps: int, *args: str, every: int = 100) -> RunConfig:

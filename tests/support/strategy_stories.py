@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from disttrain_contract.strategy import StrategyConfig
 from disttrain_runtime.connections import Connections
@@ -45,9 +46,9 @@ def smooth(
 class Run:
     """One rank's strategy in a real group, step by step as the training loop would do it."""
 
-    def __init__(self, meet: Meet, config: StrategyConfig, task: Task) -> None:
+    def __init__(self, meet: Meet, config: StrategyConfig, task: Task, seed: int = 0) -> None:
         leave_group()  # what it did before is over
-        self.task, self.order = task, SampleOrder(seed=0, samples=len(task.train_data), batch_size=task.batch_size)
+        self.task, self.order = task, SampleOrder(seed=seed, samples=len(task.train_data), batch_size=task.batch_size)
         device = torch.device("cpu")
         self.strategy = make_strategy(config, task, device)
         first = next(training_batches(task, self.order, [self.order.share(0, 0, 1)], device))
@@ -149,6 +150,52 @@ def stale(meet: Meet, config: StrategyConfig, steps: int) -> tuple[list[int], li
         run.train(range(step, step + 1))
         ages.append(run.strategy._ages[-1])  # type: ignore[attr-defined]
     return ages, run.done().weights.tolist(), dict(run.strategy.metrics())
+
+
+def overflowing(meet: Meet, config: StrategyConfig, quiet: int) -> tuple[bool, bool, bool]:
+    """After some steps one overflows: whether the scale fell; whether weights, and residuals, are as they were."""
+    run = Run(meet, config, smooth()).train(range(quiet))
+    strategy = run.strategy
+    weights, own = run.weights, deepcopy(strategy.own())
+    strategy.precision._scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)  # type: ignore[attr-defined]
+    run.train(range(quiet, quiet + 1)).done()
+    left = strategy.own()["residual"]
+    same = all(torch.equal(value, left[name]) for name, value in own["residual"].items())
+    return strategy.precision.scale < 2.0**60, torch.equal(run.weights, weights), same  # type: ignore[attr-defined]
+
+
+def accuracies(meet: Meet, config: StrategyConfig, seeds: int, slow: float) -> tuple[list[float], float]:
+    """On digits that training has not seen, by seed, while the last rank is slow; and the mean age of parameters."""
+    found, ages = [], []
+    for seed in range(seeds):
+        task, images, labels = digits_task(seed)
+        run = Run(meet, config, task, seed)
+        for step in range(task.total_steps):
+            if run.group.world_size > 1 and run.group.rank == run.group.world_size - 1:
+                time.sleep(slow)
+            run.train(range(step, step + 1))
+        model = run.done().strategy.evaluation_model()
+        found.append(float((model(images).argmax(1) == labels).double().mean()))
+        ages.append(run.strategy.metrics().get("stalenessMean", 0.0))
+    return found, sum(ages) / seeds
+
+
+def digits_task(seed: int) -> tuple[Task, Tensor, Tensor]:
+    """Written digits, 8 × 8 (from scikit-learn): a task, and the images and labels that are kept apart."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    inputs, targets = torch.tensor(images, dtype=torch.float32) / 16, torch.tensor(labels)
+    torch.manual_seed(seed)
+    task = Task(
+        model=nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)),
+        train_data=TensorDataset(inputs[:1200], targets[:1200]),
+        loss=nn.functional.cross_entropy,
+        optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.5),
+        batch_size=48,
+        epochs=4,
+    )
+    return task, inputs[1200:], targets[1200:]
 
 
 class BrokenOff(Exception):
