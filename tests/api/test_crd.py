@@ -61,7 +61,7 @@ def test_lists_and_maps_that_users_write_are_bounded() -> None:
 @pytest.mark.parametrize(
     "field",
     [
-        "spec.runtimeRef", "spec.queueName", "spec.strategy.compression", "spec.strategy.privacy",
+        "spec.runtimeRef", "spec.queueName", "spec.strategy.privacy",
         "spec.strategy.parallelism.pipeline", "spec.strategy.parallelism.tensor", "spec.strategy.parallelism.shard",
         "spec.strategy.synchronization.method",
         "spec.recovery.rules[].onLog", "spec.recovery.rules[].action",

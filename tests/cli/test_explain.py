@@ -201,7 +201,7 @@ OF_A_TASK: list[tuple[str, dict[str, Any]]] = [
         ({"queueName": "q"}, "spec.queueName: not implemented yet: spec.queueName"),
         (
             {"strategy": {"synchronization": {"method": "gossip"}}},
-            "spec.strategy.synchronization.method other than allReduce",
+            "spec.strategy.synchronization.method other than allReduce, parameterServer",
         ),
         ({"checkpoint": {"volume": {"size": "1Gi", "claimName": "x"}}}, "set exactly one of claimName"),
         *((ignored, f"{field} belong") for field, ignored in OF_A_TASK),

@@ -1,4 +1,4 @@
-"""Cut a group's connections from any thread, so that whoever waits in one of its collectives gets an error at once.
+"""A group's connections: cut them from any thread, so that whoever waits in a collective gets an error at once; count.
 
 gloo has no abort: a rank that waits for a peer which is stopped, or behind a cut cable, would wait until the time-out.
 But its connections are ours, and a connection that is shut down ends every wait on both of its ends.
@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 _FDS = Path("/proc/self/fd")
+_BYTES_SENT = struct.Struct("=200xQQ")
+"""The kernel's `struct tcp_info` up to `tcpi_bytes_sent` and `tcpi_bytes_retrans` (Linux 4.19)."""
 
 
 class Connections:
@@ -22,9 +26,15 @@ class Connections:
 
     def cut(self) -> None:
         """Shut down those that are open now. A listening socket stays as it is: it has no peer."""
-        for fd, name in _sockets().items():
-            if self._others.get(fd) != name:
-                _shut(fd)
+        for fd in self._open():
+            _shut(fd)
+
+    def sent(self) -> int:
+        """Bytes that the kernel has sent on those that are open now, each once: payload, without TCP's headers."""
+        return sum(_sent(fd) for fd in self._open())
+
+    def _open(self) -> Iterator[int]:
+        return (fd for fd, name in _sockets().items() if self._others.get(fd) != name)
 
 
 def _sockets() -> dict[int, str]:
@@ -36,6 +46,13 @@ def _sockets() -> dict[int, str]:
             if name.startswith("socket:"):
                 found[int(entry.name)] = name
     return found
+
+
+def _sent(fd: int) -> int:
+    with suppress(OSError), socket.socket(fileno=os.dup(fd)) as connection:  # no TCP, or closed in between
+        sent, again = _BYTES_SENT.unpack(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_SENT.size))
+        return int(sent - again)
+    return 0
 
 
 def _shut(fd: int) -> None:

@@ -66,23 +66,23 @@ class Group:
         dist.all_reduce(sums)
         return [float(v) for v in sums.tolist()]
 
-    def broadcast(self, data: bytes | None) -> bytes:
-        """Rank 0's bytes, on every rank."""
+    def broadcast(self, data: bytes | None, giver: int = 0) -> bytes:
+        """One rank's bytes, on every rank."""
         length = torch.tensor([len(data) if data is not None else 0], dtype=torch.int64)
-        dist.broadcast(length, src=0)
-        whole = bytearray(data) if self.leads and data is not None else bytearray(int(length.item()))
+        dist.broadcast(length, src=giver)
+        whole = bytearray(data) if self.rank == giver and data is not None else bytearray(int(length.item()))
         if whole:
             flat = torch.frombuffer(whole, dtype=torch.uint8)
             for start in range(0, len(whole), CHUNK):
-                dist.broadcast(flat[start : start + CHUNK], src=0)
+                dist.broadcast(flat[start : start + CHUNK], src=giver)
         return bytes(whole)
 
-    def equalise(self, tensors: Iterable[Tensor]) -> None:
-        """Rank 0's values, in place, on every rank; as bytes, because gloo does not know every dtype."""
+    def equalise(self, tensors: Iterable[Tensor], giver: int = 0) -> None:
+        """One rank's values, in place, on every rank; as bytes, because gloo does not know every dtype."""
         for tensor in tensors:
             flat = tensor.detach().contiguous()
             if flat.numel():
-                dist.broadcast(flat.view(-1).view(torch.uint8), src=0)
+                dist.broadcast(flat.view(-1).view(torch.uint8), src=giver)
             if flat.data_ptr() != tensor.data_ptr():
                 tensor.detach().copy_(flat)
 

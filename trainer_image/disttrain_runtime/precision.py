@@ -35,17 +35,24 @@ class Precision:
         """What to run backward."""
         return self._scaler.scale(loss) if self._scaler is not None else loss
 
-    def update(self, optimizer: Optimizer, max_norm: float | None, parameters: Iterable[nn.Parameter]) -> None:
-        """Clip the true gradients, all of them together, and step."""
+    @property
+    def scale(self) -> float:
+        """What gradients are multiplied by until `update`."""
+        return self._scaler.get_scale() if self._scaler is not None else 1.0
+
+    def update(self, optimizer: Optimizer, max_norm: float | None, parameters: Iterable[nn.Parameter]) -> bool:
+        """Clip the true gradients, all of them together, and step. False: some are not finite, and the step is left out."""
         if self._scaler is not None:
             self._scaler.unscale_(optimizer)
         if max_norm is not None:
             nn.utils.clip_grad_norm_(parameters, max_norm)
         if self._scaler is None:
             optimizer.step()
-        else:
-            self._scaler.step(optimizer)
-            self._scaler.update()
+            return True
+        self._scaler.step(optimizer)
+        before = self._scaler.get_scale()
+        self._scaler.update()
+        return self._scaler.get_scale() >= before
 
     def state(self) -> dict[str, Any]:
         """Of the loss scale, if there is one."""

@@ -51,14 +51,11 @@ def share(steps: Sequence[int]) -> Sharing | None:
 
 def give(state: Mapping[str, Any], group: Group, to: int) -> None:
     """Send a whole state to one rank. CPU or GPU memory; it arrives in CPU memory."""
-    structure, groups = take_apart(state)
-    named = [(key, name, tensor) for key, tensors in groups.items() for name, tensor in tensors.items()]
-    entries = [[key, name, NAMES[tensor.dtype], list(tensor.shape)] for key, name, tensor in named]
-    head = json.dumps({"structure": structure.decode(), "tensors": entries}).encode()
+    head, tensors = _described(state)
     group.send(torch.tensor([len(head)]), to)
     group.send(torch.frombuffer(bytearray(head), dtype=torch.uint8), to)
     digest = xxhash.xxh3_128()
-    views = [_bytes(tensor) for *_, tensor in named]
+    views = [_bytes(tensor) for tensor in tensors]
     pending, buffers = None, _buffers()
     for number, pieces in enumerate(cut([len(v) for v in views], CHUNK)):
         chunk = _pack(pieces, views, buffers[number % 2])
@@ -77,11 +74,8 @@ def take(group: Group, giver: int) -> dict[str, Any]:
     group.receive(length, giver)
     head = torch.zeros(int(length), dtype=torch.uint8)
     group.receive(head, giver)
-    told = json.loads(head.numpy().tobytes())
-    tensors: dict[str, dict[str, Tensor]] = {}
-    for key, name, dtype, shape in told["tensors"]:
-        tensors.setdefault(key, {})[name] = torch.empty(shape, dtype=_DTYPES[dtype])
-    views = [_bytes(tensors[key][name]) for key, name, *_ in told["tensors"]]
+    structure, tensors = _empty(head.numpy().tobytes())
+    views = [_bytes(tensor) for named in tensors.values() for tensor in named.values()]
     digest = xxhash.xxh3_128()
     plan = list(cut([len(v) for v in views], CHUNK))
     buffers = [b[:size] for b, size in zip(_cycle(), map(_size, plan), strict=False)]
@@ -97,7 +91,19 @@ def take(group: Group, giver: int) -> dict[str, Any]:
     group.receive(seen, giver)
     if seen.numpy().tobytes() != digest.digest():
         raise TransferError(f"state from rank {giver} arrived damaged: the digests differ")
-    return put_together(told["structure"].encode(), tensors)
+    return put_together(structure, tensors)
+
+
+def spread(part: Mapping[str, Any], group: Group, giver: int) -> Mapping[str, Any]:
+    """A collective. One rank's state, on every rank."""
+    if group.rank == giver:
+        head, held = _described(part)
+        group.broadcast(head, giver)
+        group.equalise([tensor.detach().cpu() for tensor in held], giver)
+        return part
+    structure, tensors = _empty(group.broadcast(None, giver))
+    group.equalise([tensor for named in tensors.values() for tensor in named.values()], giver)
+    return put_together(structure, tensors)
 
 
 def collect(part: Mapping[str, Any], group: Group) -> list[Mapping[str, Any]]:
@@ -133,6 +139,24 @@ def cut(sizes: Sequence[int], chunk: int) -> Iterator[list[Piece]]:
                 pieces, at = [], 0
     if pieces:
         yield pieces
+
+
+def _described(state: Mapping[str, Any]) -> tuple[bytes, list[Tensor]]:
+    """What a receiver must know beforehand, and the tensors in that order."""
+    structure, groups = take_apart(state)
+    named = [(key, name, tensor) for key, tensors in groups.items() for name, tensor in tensors.items()]
+    entries = [[key, name, NAMES[tensor.dtype], list(tensor.shape)] for key, name, tensor in named]
+    head = json.dumps({"structure": structure.decode(), "tensors": entries}).encode()
+    return head, [tensor for *_, tensor in named]
+
+
+def _empty(head: bytes) -> tuple[bytes, dict[str, dict[str, Tensor]]]:
+    """The structure, and tensors for what will come, in the giver's order."""
+    told = json.loads(head)
+    tensors: dict[str, dict[str, Tensor]] = {}
+    for key, name, dtype, shape in told["tensors"]:
+        tensors.setdefault(key, {})[name] = torch.empty(shape, dtype=_DTYPES[dtype])
+    return told["structure"].encode(), tensors
 
 
 def _size(pieces: Sequence[Piece]) -> int:

@@ -57,12 +57,11 @@ class Synchronization(ApiModel):
             "modelAveraging: train alone, average the models every everySteps. diLoCo: the same with an outer Nesterov step. "
             "roundRobin: one rank after the other brings the common model up to date. asyncRing: parameters travel round a ring while training goes on. "
             "gossip: random pairs average.",
-            json_schema_extra=only("allReduce"),
+            json_schema_extra=only("allReduce", "parameterServer"),
         )
     )
     servers: int | None = Field(
         None, ge=1, le=64, description="parameterServer: over how many ranks the state is spread; all, if unset.",
-        json_schema_extra=not_implemented(),
     )  # fmt: skip
     every_steps: int | None = Field(
         None, ge=1, le=100_000, description="Methods that exchange parameters: after this many steps.",
@@ -70,7 +69,6 @@ class Synchronization(ApiModel):
     )  # fmt: skip
     max_staleness: int | None = Field(
         None, ge=0, le=1024, description="How many steps old an update may be; parameterServer: 0 is synchronous.",
-        json_schema_extra=not_implemented(),
     )  # fmt: skip
     outer_learning_rate: float | None = Field(
         None, gt=0, le=10, description="diLoCo: step size of the outer optimizer; 0.7 if unset.",
@@ -99,7 +97,7 @@ class Compression(ApiModel):
     method: Literal["none", "fp16", "bf16", "powerSGD", "topK", "sign"] = Field(
         "none", description="How gradients are compressed."
     )
-    error_feedback: bool = Field(True, description="Add what was lost to the next step's gradient.")
+    error_feedback: bool = Field(True, description="Add what compression lost to the next step's gradient.")
     rank: int | None = Field(None, ge=1, le=1024, description="powerSGD: rank of the approximation; 1 if unset.")
     ratio: float | None = Field(None, gt=0, le=1, description="topK: share of values that is sent; 0.01 if unset.")
 
@@ -115,6 +113,8 @@ class Privacy(ApiModel):
 
 STRATEGY_RULES = (
     Rule("!has(self.compression) || self.compression.method == 'none' || !has(self.synchronization) || self.synchronization.method == 'allReduce'", "compression is for gradients that are all-reduced: with another synchronization.method leave it out"),
+    Rule("!has(self.compression) || self.compression.method == 'none' || !has(self.parallelism) || (self.parallelism.shard == 'none' && self.parallelism.tensor == 1 && !has(self.parallelism.pipeline))", "compression is for ranks that each have the whole model: with parallelism.tensor, pipeline or shard leave it out"),
+    Rule("!has(self.precision) || self.precision != 'fp16' || !has(self.synchronization) || self.synchronization.method != 'parameterServer'", "precision fp16 scales the loss until gradients overflow, and no parameter server sees all of them: use bf16 with parameterServer"),
 )  # fmt: skip
 
 
@@ -125,7 +125,7 @@ class Strategy(ApiModel):
 
     parallelism: Parallelism | None = Field(None, description="Degrees of the mesh.")
     synchronization: Synchronization | None = Field(None, description="How replicas stay in step.")
-    compression: Compression | None = Field(None, description="Send fewer bytes.", json_schema_extra=not_implemented())
+    compression: Compression | None = Field(None, description="Send fewer bytes.")
     privacy: Privacy | None = Field(
         None, description="Differentially private training.", json_schema_extra=not_implemented()
     )

@@ -10,6 +10,7 @@ from typing import Any
 from disttrain.cli import preview, words
 from disttrain_contract import paths
 from disttrain_contract.failures import FailureClass
+from disttrain_contract.strategy import NONE, StrategyConfig
 from disttrain_operator.core.actions import CreateClaim, CreatePod, CreateService
 from disttrain_operator.core.model import CleanPodPolicy, Job, Verdict
 from disttrain_operator.manifests import pod, run
@@ -75,9 +76,20 @@ def runs(job: Job, program: str, processes: int) -> Iterator[str]:
     config = run.run_config(job)
     if config.entrypoint:
         yield "disttrain's training loop: DDP, a sampler that survives failures, checkpoints, evaluation, progress"
-        yield f"strategy: data parallel, {config.strategy.synchronization.method} at every step; NCCL with GPUs, gloo without"
+        yield f"strategy: data parallel, {_synchronised(config.strategy)}; NCCL with GPUs, gloo without"
     else:
         yield f"as by torchrun --nnodes {workers} --nproc-per-node {processes}: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT, PET_* are set"
+
+
+def _synchronised(strategy: StrategyConfig) -> str:
+    how, compression = strategy.synchronization, strategy.compression
+    if how.method == "parameterServer":
+        spread = f"on {words.plural(how.servers, 'rank')}" if how.servers else "on all ranks"
+        age = f"up to {words.plural(how.max_staleness, 'step')} old" if how.max_staleness else "at every step"
+        return f"parameterServer {spread}, {age}"
+    feedback = " with error feedback" if compression.error_feedback else ""
+    compressed = f", gradients by {compression.method}{feedback}" if compression.method != NONE else ""
+    return f"{how.method} at every step{compressed}"
 
 
 def saves(job: Job) -> Iterator[str]:

@@ -9,11 +9,13 @@ import torch
 from disttrain_contract.strategy import StrategyConfig
 from disttrain_runtime.errors import EntrypointError
 from disttrain_runtime.strategies.all_reduce import AllReduce
+from disttrain_runtime.strategies.parameter_server import ParameterServer
 from disttrain_runtime.strategies.strategy import Strategy
 from disttrain_runtime.task import Task
 
 STRATEGIES: dict[str, Callable[[Task, StrategyConfig, torch.device], Strategy]] = {
     "allReduce": AllReduce,
+    "parameterServer": ParameterServer,
 }
 """By the name in `spec.strategy.synchronization.method`."""
 

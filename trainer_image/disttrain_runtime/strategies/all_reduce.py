@@ -1,8 +1,10 @@
-"""Gradients are averaged over all ranks in every step: torch's DistributedDataParallel."""
+"""Gradients are averaged over all ranks in every step: torch's DistributedDataParallel, with compression if wanted."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,6 +15,7 @@ from typing_extensions import override
 from disttrain_contract.strategy import StrategyConfig
 from disttrain_runtime.data import Batch
 from disttrain_runtime.groups import Group
+from disttrain_runtime.strategies.compression import make_compressor
 from disttrain_runtime.strategies.replica import Replica
 from disttrain_runtime.task import Task
 
@@ -29,6 +32,8 @@ class AllReduce(Replica):
     def __init__(self, task: Task, config: StrategyConfig, device: torch.device) -> None:
         super().__init__(task, config, device)
         self._replica: DistributedDataParallel | None = None
+        self.compressor = make_compressor(config.compression, self.model)
+        self.has_own = self.compressor is not None and self.compressor.feedback
 
     @override
     def rehearse(self, batch: Batch) -> None:
@@ -47,6 +52,9 @@ class AllReduce(Replica):
         torch.autograd.backward(self.loss(batch))
         self._replica.reducer._rebuild_buckets()
         self.undo()
+        if self.compressor is not None:
+            hook = self.compressor.hook
+            self._replica.register_comm_hook(None, lambda _, bucket: hook(bucket))
 
     @override
     def join(self, group: Group) -> None:
@@ -57,9 +65,40 @@ class AllReduce(Replica):
     @override
     def step(self, batch: Batch) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
+        if self.compressor is not None:
+            self.compressor.scale = self.precision.scale
         loss = self.backward(batch, batch.share.weight(self.group.world_size))
-        self.update()
+        taken = self.update()
+        if self.compressor is not None:
+            self.compressor.taken() if taken else self.compressor.undo()
         return loss
+
+    @override
+    def undo(self) -> None:
+        super().undo()
+        if self.compressor is not None:
+            self.compressor.undo()
+
+    @override
+    def state(self) -> Mapping[str, Any]:
+        return {**super().state(), **(self.compressor.state() if self.compressor is not None else {})}
+
+    @override
+    def load(self, state: Mapping[str, Any]) -> None:
+        super().load(state)
+        if self.compressor is not None:
+            if self.precision.scale < self.compressor.scale:  # its peers have left out the step that it was in
+                self.compressor.undo()
+            self.compressor.load(state)
+
+    @override
+    def own(self) -> Mapping[str, Any]:
+        return self.compressor.own() if self.compressor is not None else {}
+
+    @override
+    def load_own(self, parts: Sequence[Mapping[str, Any]]) -> None:
+        if self.compressor is not None:
+            self.compressor.load_own(parts, self.group.rank, self.group.world_size)
 
     @property
     def replica(self) -> DistributedDataParallel:

@@ -75,14 +75,15 @@ class Replica(Strategy):
             mean += loss.detach() * micro.part
         return mean
 
-    def update(self) -> None:
-        """One step of optimizer and schedule with the gradients that are there."""
+    def update(self) -> bool:
+        """One step of optimizer and schedule with the gradients that are there. False: it was left out, they overflowed."""
         self.before_update()
         self.enter(Phase.UPDATING)
-        self.precision.update(self.optimizer, self.config.max_grad_norm, self.model.parameters())
+        taken = self.precision.update(self.optimizer, self.config.max_grad_norm, self.model.parameters())
         if self.schedule is not None:
             self.schedule.step()
         self._before = {}
+        return taken
 
     def unsynchronised(self) -> AbstractContextManager[None]:
         """Inside, backward passes add up gradients and exchange nothing."""

@@ -1,0 +1,52 @@
+"""Numbers of half the width: 2 bytes instead of 4 for each value, added up on their way like the full ones.
+
+    sent: h(v / W), with h rounding to fp16 or bf16        bytes per rank and step: 2 (W-1)/W · 2n
+
+What h rounds away stays in the residual; what the additions on the way round away does not. A value beyond the range of
+fp16 is sent as the largest one, and the rest stays in the residual. What is infinite stays infinite: it tells the loss
+scaler to leave the step out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import GradBucket
+from torch.futures import Future
+from typing_extensions import override
+
+from disttrain_runtime.strategies.compression.compressor import Compressor, Piece
+
+
+class Fp16(Compressor):
+    """11 bits of precision, from 6e-8 to 65504."""
+
+    dtype = torch.float16
+
+    @override
+    def exchange(self, bucket: GradBucket, values: Tensor, pieces: Sequence[Piece]) -> Future[Tensor]:
+        ranks = dist.get_world_size()
+        message = self.narrow(values / ranks)
+        if self.feedback:
+            self.remember(pieces, values - message.to(values.dtype).mul_(ranks))
+        sum_ = dist.all_reduce(message, async_op=True)
+        assert sum_ is not None
+        return sum_.get_future().then(lambda future: values.copy_(future.value()[0]))
+
+    def narrow(self, values: Tensor) -> Tensor:
+        """Round; each rank's own part of the sum stays below the limit, so that the sum does."""
+        limit = torch.finfo(self.dtype).max / dist.get_world_size()
+        return torch.where(values.isinf(), values, values.clamp(-limit, limit)).to(self.dtype)
+
+
+class Bf16(Fp16):
+    """8 bits of precision, the range of fp32."""
+
+    dtype = torch.bfloat16
+
+    @override
+    def narrow(self, values: Tensor) -> Tensor:
+        return values.to(self.dtype)
