@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from disttrain_contract.messages import Progress
-from support.local_methods import STEPS, config, run, weights
+from support.local_methods import SLOW_RING, STEPS, config, run, weights
 from support.local_tasks import Replicas
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(120)]
@@ -61,16 +62,9 @@ def test_without_staleness_it_is_the_averaging_of_progress_in_every_step(tmp_pat
 @pytest.mark.parametrize(("every", "staleness"), [(1, 3), (2, 4)])
 def test_rounds_that_overlap_count_once(tmp_path: Path, every: int, staleness: int) -> None:
     """Rounds are made to take exactly as long as is allowed: then the result is the formula's."""
-    slow = config("asyncRing", every_steps=every, max_staleness=staleness, meet_every_steps=11)
-    run(tmp_path, "job", slow_ring(slow))
+    chosen = config("asyncRing", every_steps=every, max_staleness=staleness, meet_every_steps=11)
+    run(tmp_path, "job", replace(chosen, entrypoint=SLOW_RING))
     torch.testing.assert_close(weights(tmp_path, "job"), expected(3, every, staleness, 11), rtol=1e-4, atol=1e-5)
-
-
-def slow_ring(run_config):  # type: ignore[no-untyped-def]
-    """The same job in a process whose rounds never come back before they are waited for."""
-    from dataclasses import replace
-
-    return replace(run_config, entrypoint="support.local_tasks:build_with_slow_ring")
 
 
 def test_staleness_is_measured_and_bounded(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from disttrain_contract.strategy import StrategyConfig, Synchronization
 from support.gloo_ranks import Ranks
 
 WORLD, STEPS = 3, 22
+SLOW_RING = "support.local_tasks:build_with_slow_ring"
 
 
 def config(method: str, *args: str, save: int = 100, accumulate: int = 1, **chosen: Any) -> RunConfig:

@@ -188,5 +188,4 @@ class Local(Replica):
 
     def _keep(self) -> None:
         self._kept.keep(self.state())
-        if self.has_own:
-            self._kept_own.keep(self.own())
+        self._kept_own.keep(self.own())
