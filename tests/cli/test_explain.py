@@ -172,6 +172,24 @@ OF_A_TASK: list[tuple[str, dict[str, Any]]] = [
 """What a plain command would have to do by itself: refused there, never ignored."""
 
 
+def synchronized(**how: Any) -> dict[str, Any]:
+    return {"strategy": {"synchronization": how}}
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"method": "modelAveraging", "everySteps": 4, "synchronousSteps": 100},
+        {"method": "diLoCo", "everySteps": 20, "outerLearningRate": 0.5, "outerMomentum": 0, "fragments": 4},
+        {"method": "roundRobin"},
+        {"method": "asyncRing", "everySteps": 2, "maxStaleness": 0, "meetEverySteps": 40},
+        {"method": "gossip", "meetEverySteps": 10},
+    ],
+)
+def test_every_way_to_exchange_parameters_is_accepted(cli: Cli, file: File, how: dict[str, Any]) -> None:
+    assert cli("explain", "-f", file(job() | {"spec": GOOD | synchronized(**how)})).code == 0
+
+
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
@@ -199,9 +217,18 @@ OF_A_TASK: list[tuple[str, dict[str, Any]]] = [
         ({"env": [{"name": "RANK", "value": "1"}]}, "spec.env sets a name that the runtime sets itself"),
         ({"elastic": {"minWorkers": 4, "maxWorkers": 5}}, "spec.workers must be between spec.elastic.minWorkers and"),
         ({"queueName": "q"}, "spec.queueName: not implemented yet: spec.queueName"),
+        (synchronized(method="gossip", maxStaleness=2), "maxStaleness is for parameterServer and asyncRing"),
+        (synchronized(method="allReduce", everySteps=2), "everySteps is for methods that exchange parameters"),
+        (synchronized(method="diLoCo", meetEverySteps=9), "meetEverySteps is for asyncRing and gossip"),
+        (synchronized(method="diLoCo", synchronousSteps=9), "synchronousSteps is for modelAveraging"),
+        (synchronized(method="diLoCo", everySteps=3, fragments=4), "fragments may not be more than everySteps"),
         (
-            {"strategy": {"synchronization": {"method": "gossip"}}},
-            "spec.strategy.synchronization.method other than allReduce, parameterServer",
+            synchronized(method="gossip", outerMomentum=0.5),
+            "outerLearningRate, outerMomentum and fragments are for diLoCo",
+        ),
+        (
+            {"strategy": {"synchronization": {"method": "roundRobin"}, "parallelism": {"tensor": 2}}},
+            "need the whole model on every rank",
         ),
         ({"checkpoint": {"volume": {"size": "1Gi", "claimName": "x"}}}, "set exactly one of claimName"),
         *((ignored, f"{field} belong") for field, ignored in OF_A_TASK),

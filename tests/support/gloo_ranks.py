@@ -32,7 +32,7 @@ from disttrain_contract.messages import (
     encode_order,
 )
 
-PRELOAD = ["disttrain_runtime.worker", "torch._dynamo", "support.gloo_tasks"]
+PRELOAD = ["disttrain_runtime.worker", "torch._dynamo", "support.gloo_tasks", "support.local_tasks"]
 DEADLINE = 90.0
 """No story waits longer: the machine is slow, or a rank hangs."""
 

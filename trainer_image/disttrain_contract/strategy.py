@@ -31,6 +31,8 @@ class Synchronization:
     method: str = ALL_REDUCE
     servers: int | None = None
     every_steps: int | None = None
+    synchronous_steps: int | None = None
+    meet_every_steps: int | None = None
     max_staleness: int | None = None
     outer_learning_rate: float | None = None
     outer_momentum: float | None = None

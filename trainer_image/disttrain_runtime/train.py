@@ -11,7 +11,7 @@ from disttrain_runtime.cadence import Cadence, Mark
 from disttrain_runtime.checkpointing import Checkpointing
 from disttrain_runtime.config import Identity, WorkerConfig
 from disttrain_runtime.data import Batch, training_batches
-from disttrain_runtime.errors import PeerStoppedError
+from disttrain_runtime.errors import PeerGoneError, PeerStoppedError
 from disttrain_runtime.evaluate import evaluate
 from disttrain_runtime.generators import reseed
 from disttrain_runtime.groups import Group
@@ -45,6 +45,8 @@ class Training:
         self.order = SampleOrder(seed=config.run.seed, samples=len(task.train_data), batch_size=task.batch_size)
         self.checkpoints = Checkpointing(config, self.order, strategy, reporter)
         self.stop = StopRequest()
+        self.is_over: Callable[[], bool] = lambda: False
+        """Whether a newer group is called for. Between meetings nothing else tells: no peer is waited for. The worker sets it."""
         self.pulse = pulse
         self.report_cadence, self.reported = Cadence(every_seconds=PROGRESS_SECONDS), Mark(0, -math.inf)
         self.evaluate_every = config.run.evaluation.every_steps
@@ -87,6 +89,8 @@ class Training:
             self.step += 1
             if not self.strategy.meets(self.step):
                 self.pulse.enter(Phase.LOADING, self.step)
+                if self.is_over():
+                    raise PeerGoneError("the group is over")
                 continue
             self.met = self.step
             self.pulse.enter(Phase.AGREEING, self.step)

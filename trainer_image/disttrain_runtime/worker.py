@@ -77,6 +77,7 @@ class Worker:
         task = build_task(config.entrypoint, config.run.args)
         strategy = make_strategy(config.run.strategy, task, device)
         training = Training(config, task, strategy, self.reporter, time.monotonic, self.pulse)
+        training.is_over = self._is_replaced
         training.rehearse()
         return training
 
@@ -120,10 +121,13 @@ class Worker:
         name_self(process_name(self.config.place.rank))
         return True
 
+    def _is_replaced(self) -> bool:
+        """Whether a newer group than the present one is called for."""
+        return self.orders is not None and self.orders.newer_than(self.config.identity.incarnation)
+
     def _is_over(self) -> bool:
-        """Whether a newer group than the present one is called for, or none any more."""
-        newer = self.orders is not None and self.orders.newer_than(self.config.identity.incarnation)
-        return newer or (self.training is not None and self.training.stop.asked)
+        """The same, or no group any more."""
+        return self._is_replaced() or (self.training is not None and self.training.stop.asked)
 
     def _heard(self) -> None:
         """On the listening thread: end the wait of the rank's own thread."""

@@ -46,6 +46,9 @@ class Synchronization(ApiModel):
             Rule(f"!has(self.everySteps) || self.method in {[*LOCAL_METHODS]}", "everySteps is for methods that exchange parameters (modelAveraging, diLoCo, roundRobin, asyncRing, gossip): allReduce and parameterServer exchange gradients in every step"),
             Rule("!has(self.maxStaleness) || self.method in ['parameterServer', 'asyncRing']", "maxStaleness is for parameterServer and asyncRing: the other methods never use an old value"),
             Rule("!has(self.servers) || self.method == 'parameterServer'", "servers is for parameterServer"),
+            Rule("!has(self.synchronousSteps) || self.method == 'modelAveraging'", "synchronousSteps is for modelAveraging: the steps before replicas begin to train alone"),
+            Rule("!has(self.meetEverySteps) || self.method in ['asyncRing', 'gossip']", "meetEverySteps is for asyncRing and gossip: with the other methods all replicas meet at every exchange"),
+            Rule("!has(self.fragments) || self.fragments <= (has(self.everySteps) ? self.everySteps : 50)", "fragments may not be more than everySteps (50 if unset): each of them is exchanged after a step of its own"),
             Rule("(!has(self.outerLearningRate) && !has(self.outerMomentum) && !has(self.fragments)) || self.method == 'diLoCo'", "outerLearningRate, outerMomentum and fragments are for diLoCo"),
         )
     )  # fmt: skip
@@ -57,30 +60,33 @@ class Synchronization(ApiModel):
             "modelAveraging: train alone, average the models every everySteps. diLoCo: the same with an outer Nesterov step. "
             "roundRobin: one rank after the other brings the common model up to date. asyncRing: parameters travel round a ring while training goes on. "
             "gossip: random pairs average.",
-            json_schema_extra=only("allReduce", "parameterServer"),
         )
     )
     servers: int | None = Field(
         None, ge=1, le=64, description="parameterServer: over how many ranks the state is spread; all, if unset.",
     )  # fmt: skip
     every_steps: int | None = Field(
-        None, ge=1, le=100_000, description="Methods that exchange parameters: after this many steps.",
-        json_schema_extra=not_implemented(),
+        None, ge=1, le=100_000,
+        description="Methods that exchange parameters: after this many steps. If unset: modelAveraging 8, diLoCo 50, roundRobin 4, asyncRing and gossip 1.",
+    )  # fmt: skip
+    synchronous_steps: int | None = Field(
+        None, ge=0, description="modelAveraging: average after every one of the first steps (post-local SGD).",
+    )  # fmt: skip
+    meet_every_steps: int | None = Field(
+        None, ge=1, le=100_000,
+        description="asyncRing and gossip: all replicas come together after this many steps; only then is training saved, evaluated, stopped. 50 if unset.",
     )  # fmt: skip
     max_staleness: int | None = Field(
-        None, ge=0, le=1024, description="How many steps old an update may be; parameterServer: 0 is synchronous.",
+        None, ge=0, le=1024, description="How many steps an update may be on its way; 0 is synchronous. parameterServer: 0 if unset, asyncRing: 4.",
     )  # fmt: skip
     outer_learning_rate: float | None = Field(
         None, gt=0, le=10, description="diLoCo: step size of the outer optimizer; 0.7 if unset.",
-        json_schema_extra=not_implemented(),
     )  # fmt: skip
     outer_momentum: float | None = Field(
         None, ge=0, lt=1, description="diLoCo: Nesterov momentum of the outer optimizer; 0.9 if unset.",
-        json_schema_extra=not_implemented(),
     )  # fmt: skip
     fragments: int | None = Field(
         None, ge=1, le=1024, description="diLoCo: parts of the model that are exchanged one after the other (streaming).",
-        json_schema_extra=not_implemented(),
     )  # fmt: skip
 
 
@@ -112,6 +118,8 @@ class Privacy(ApiModel):
 
 
 STRATEGY_RULES = (
+    Rule(f"!has(self.synchronization) || !(self.synchronization.method in {[*LOCAL_METHODS]}) || !has(self.parallelism) || "
+         "(self.parallelism.tensor == 1 && !has(self.parallelism.pipeline) && self.parallelism.shard == 'none')", "modelAveraging, diLoCo, roundRobin, asyncRing and gossip need the whole model on every rank: leave parallelism.tensor, pipeline and shard out"),
     Rule("!has(self.compression) || self.compression.method == 'none' || !has(self.synchronization) || self.synchronization.method == 'allReduce'", "compression is for gradients that are all-reduced: with another synchronization.method leave it out"),
     Rule("!has(self.compression) || self.compression.method == 'none' || !has(self.parallelism) || (self.parallelism.shard == 'none' && self.parallelism.tensor == 1 && !has(self.parallelism.pipeline))", "compression is for ranks that each have the whole model: with parallelism.tensor, pipeline or shard leave it out"),
     Rule("!has(self.precision) || self.precision != 'fp16' || !has(self.synchronization) || self.synchronization.method != 'parameterServer'", "precision fp16 scales the loss until gradients overflow, and no parameter server sees all of them: use bf16 with parameterServer"),

@@ -43,6 +43,8 @@ def _synchronization(spec: Mapping[str, Any]) -> Synchronization:
         method=raw.text(spec, "method") or _DEFAULT.synchronization.method,
         servers=raw.integer(spec, "servers"),
         every_steps=raw.integer(spec, "everySteps"),
+        synchronous_steps=raw.integer(spec, "synchronousSteps"),
+        meet_every_steps=raw.integer(spec, "meetEverySteps"),
         max_staleness=raw.integer(spec, "maxStaleness"),
         outer_learning_rate=raw.number(spec, "outerLearningRate"),
         outer_momentum=raw.number(spec, "outerMomentum"),

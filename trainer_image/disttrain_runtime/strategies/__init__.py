@@ -9,13 +9,23 @@ import torch
 from disttrain_contract.strategy import StrategyConfig
 from disttrain_runtime.errors import EntrypointError
 from disttrain_runtime.strategies.all_reduce import AllReduce
+from disttrain_runtime.strategies.async_ring import AsyncRing
+from disttrain_runtime.strategies.di_lo_co import DiLoCo
+from disttrain_runtime.strategies.gossip import Gossip
+from disttrain_runtime.strategies.model_averaging import ModelAveraging
 from disttrain_runtime.strategies.parameter_server import ParameterServer
+from disttrain_runtime.strategies.round_robin import RoundRobin
 from disttrain_runtime.strategies.strategy import Strategy
 from disttrain_runtime.task import Task
 
 STRATEGIES: dict[str, Callable[[Task, StrategyConfig, torch.device], Strategy]] = {
     "allReduce": AllReduce,
     "parameterServer": ParameterServer,
+    "asyncRing": AsyncRing,
+    "diLoCo": DiLoCo,
+    "gossip": Gossip,
+    "modelAveraging": ModelAveraging,
+    "roundRobin": RoundRobin,
 }
 """By the name in `spec.strategy.synchronization.method`."""
 
