@@ -48,6 +48,11 @@ def test_synchronous_servers_train_what_one_rank_trains() -> None:
             torch.testing.assert_close(torch.tensor(three), torch.tensor(one), rtol=2e-5, atol=2e-6)
 
 
+def test_a_rank_that_is_alone_serves_itself() -> None:
+    found = together(1, each, {"plain": PLAIN, "served": served()}, trained, {}, MEETING)[0]
+    assert found["served"] == found["plain"]
+
+
 def test_the_kernel_sends_the_bytes_of_the_formula() -> None:
     """Whatever the number of servers: 2 (W-1) · 4N in all per step, and at a meeting the momentum, (W-1) · 4N."""
     width, ranks = 16384, 3

@@ -15,14 +15,12 @@ Story = Callable[..., Any]
 
 `meet()` gives a group and its connections; it may be called again when the last group was left.
 """
-MEETINGS = 12
-"""A story meets no more often."""
 
 
 def together(world: int, story: Story, *args: Any) -> list[Any]:
     """What it says on each rank, by rank. A rank that raises makes this raise, too."""
     answers: Any = _context.Queue()
-    ports = [free_port() for _ in range(MEETINGS)]
+    ports = [_context.Queue() for _ in range(world)]
     ranks = [_context.Process(target=_rank, args=(answers, ports, r, world, story, args)) for r in range(world)]
     for rank in ranks:
         rank.start()
@@ -41,7 +39,7 @@ def together(world: int, story: Story, *args: Any) -> list[Any]:
     return [found[rank] for rank in range(world)]
 
 
-def _rank(answers: Any, ports: list[int], rank: int, world: int, story: Story, args: tuple[Any, ...]) -> None:
+def _rank(answers: Any, ports: list[Any], rank: int, world: int, story: Story, args: tuple[Any, ...]) -> None:
     from disttrain_runtime.config import Place
     from disttrain_runtime.connections import Connections
     from disttrain_runtime.groups import Group
@@ -51,7 +49,11 @@ def _rank(answers: Any, ports: list[int], rank: int, world: int, story: Story, a
     groups: list[Group] = []
 
     def meet() -> tuple[Group, Connections]:
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(ports.pop()))
+        if rank == 0:  # chosen just before it is used: others on this machine choose, too
+            port = free_port()
+            for told in ports:
+                told.put(port)
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(ports[rank].get()))
         connections = Connections()
         groups.append(form_group(Place(rank=rank, world_size=world, local_rank=rank), lambda: False))
         return groups[-1], connections

@@ -93,10 +93,9 @@ class ParameterServer(Replica):
         self._ages.append(leg.pull())
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.backward(batch, batch.share.weight(self.group.world_size))
-        self.enter(Phase.UPDATING)
+        self.enter(Phase.SYNCHRONISING)
         leg.push([p.grad if p.grad is not None else torch.zeros_like(p) for p in self.trained])
         if self.meets(batch.share.step + 1):
-            self.enter(Phase.SYNCHRONISING)
             self._meet(leg)
         return loss
 
