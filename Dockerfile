@@ -26,7 +26,6 @@ ENV PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
 # uv (45 MB) stays in: your own image is two lines, FROM disttrain/trainer and RUN uv pip install …, and a change of code
 # rebuilds nothing but the layers of the code.
 FROM base AS installer
-ARG UV_VERSION=0.13
 ENV VIRTUAL_ENV=/opt/venv \
     UV_PYTHON=/opt/venv/bin/python \
     UV_NO_CACHE=1
@@ -36,7 +35,7 @@ RUN --mount=type=secret,id=packages --mount=type=secret,id=certificates \
  && apt-get update -qq \
  && apt-get install -y -qq --no-install-recommends python3-venv > /dev/null \
  && python3 -m venv /tmp/pip \
- && /tmp/pip/bin/pip install --quiet --no-cache-dir --target /tmp/uv "uv==${UV_VERSION}.*" \
+ && /tmp/pip/bin/pip install --quiet --no-cache-dir --target /tmp/uv uv \
  && cp /tmp/uv/bin/uv /usr/local/bin/uv \
  && apt-get purge -y -qq --auto-remove python3-venv > /dev/null \
  && rm -rf /tmp/pip /tmp/uv /var/lib/apt/lists/* /var/cache/apt /var/log/apt /var/log/dpkg.log \
