@@ -52,7 +52,11 @@ explore: setup ## property tests with new random examples, 30 times as many: not
 .PHONY: test-torch
 test-torch: setup ## real gloo processes
 	$(STEP) "tests with real gloo processes"
-	@$(PY) -m pytest -q -m torch
+	@$(PY) -m pytest -q -m 'torch and not accuracy'
+
+.PHONY: accuracy
+accuracy: setup ## asynchronous strategies beside the spread of five synchronous seeds: minutes, not part of `make test`
+	@$(PY) -m pytest -q -m accuracy
 
 .PHONY: test-cluster
 test-cluster: install ## real API server, kubelet, containers, volumes

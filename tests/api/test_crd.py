@@ -63,7 +63,6 @@ def test_lists_and_maps_that_users_write_are_bounded() -> None:
     [
         "spec.runtimeRef", "spec.queueName", "spec.strategy.privacy",
         "spec.strategy.parallelism.pipeline", "spec.strategy.parallelism.tensor", "spec.strategy.parallelism.shard",
-        "spec.strategy.synchronization.method",
         "spec.recovery.rules[].onLog", "spec.recovery.rules[].action",
     ],
 )  # fmt: skip

@@ -20,7 +20,7 @@ from disttrain_runtime.sampler import SampleOrder
 from support.gloo_ranks import Ranks
 from support.local_tasks import build_digits
 
-pytestmark = [pytest.mark.torch, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.torch, pytest.mark.accuracy, pytest.mark.timeout(180)]
 
 SEEDS = range(5)
 

@@ -78,6 +78,7 @@ def test_synchronous_servers_never_use_old_parameters() -> None:
     assert all(set(ages) == {0} for ages, *_ in together(3, stale, served(2, 0), MEETING))
 
 
+@pytest.mark.accuracy
 def test_asynchronous_servers_reach_the_accuracy_of_one_rank_within_the_spread_of_five_seeds() -> None:
     """Parameters are up to 4 steps old while one of three ranks is slow."""
     (reference, _), *_ = together(1, accuracies, PLAIN, 5, 0.0)

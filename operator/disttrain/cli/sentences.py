@@ -10,7 +10,7 @@ from typing import Any
 from disttrain.cli import preview, words
 from disttrain_contract import paths
 from disttrain_contract.failures import FailureClass
-from disttrain_contract.strategy import NONE, StrategyConfig
+from disttrain_contract.strategy import ALL_REDUCE, NONE, StrategyConfig
 from disttrain_operator.core.actions import CreateClaim, CreatePod, CreateService
 from disttrain_operator.core.model import CleanPodPolicy, Job, Verdict
 from disttrain_operator.manifests import pod, run
@@ -87,6 +87,9 @@ def _synchronised(strategy: StrategyConfig) -> str:
         spread = f"on {words.plural(how.servers, 'rank')}" if how.servers else "on all ranks"
         age = f"up to {words.plural(how.max_staleness, 'step')} old" if how.max_staleness else "at every step"
         return f"parameterServer {spread}, {age}"
+    if how.method != ALL_REDUCE:
+        often = f"every {words.plural(how.every_steps, 'step')}" if how.every_steps else "as often as is its default"
+        return f"{how.method}: replicas train alone and exchange parameters {often}"
     feedback = " with error feedback" if compression.error_feedback else ""
     compressed = f", gradients by {compression.method}{feedback}" if compression.method != NONE else ""
     return f"{how.method} at every step{compressed}"
