@@ -97,14 +97,19 @@ def bytes_per_step(meet: Meet, config: StrategyConfig, task: dict[str, Any], ste
     return sent / steps
 
 
+def again(meet: Meet, config: StrategyConfig, at: int, steps: int) -> tuple[Run, list[float]]:
+    """A run that was trained to the end in quiet, and then anew up to step `at`; the weights of that end."""
+    run = Run(meet, config, smooth())
+    state, own = deepcopy(run.strategy.state()), deepcopy(run.strategy.own())
+    expected = run.train(range(steps)).weights.tolist()
+    run.strategy.load(state)
+    run.strategy.load_own([own] * run.group.world_size)
+    return run.train(range(at)), expected
+
+
 def broken_off(meet: Meet, config: StrategyConfig, at: int, steps: int) -> tuple[list[float], list[float]]:
     """Weights of a quiet run, and of one whose step `at` was begun twice: its gradients went round, then it was undone."""
-    quiet = Run(meet, config, smooth())
-    state, own = deepcopy(quiet.strategy.state()), deepcopy(quiet.strategy.own())
-    expected = quiet.train(range(steps)).weights.tolist()
-    quiet.strategy.load(state)
-    quiet.strategy.load_own([own] * quiet.group.world_size)
-    quiet.train(range(at))
+    quiet, expected = again(meet, config, at, steps)
     update, quiet.strategy.update = quiet.strategy.update, lambda: _break()  # type: ignore[attr-defined]
     with suppress(BrokenOff):
         quiet.train(range(at, at + 1))
@@ -118,12 +123,7 @@ def one_behind(meet: Meet, config: StrategyConfig, at: int, steps: int) -> tuple
 
     It is given their state, and goes on with the residual of the step in which it took part.
     """
-    run = Run(meet, config, smooth())
-    state, own = deepcopy(run.strategy.state()), deepcopy(run.strategy.own())
-    expected = run.train(range(steps)).weights.tolist()
-    run.strategy.load(state)
-    run.strategy.load_own([own] * run.group.world_size)
-    run.train(range(at))
+    run, expected = again(meet, config, at, steps)
     late = run.group.rank == run.group.world_size - 1
     update = run.strategy.update  # type: ignore[attr-defined]
     if late:

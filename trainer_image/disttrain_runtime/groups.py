@@ -54,11 +54,11 @@ class Group:
 
     def start_send(self, tensor: Tensor, to: int) -> dist.Work:
         """The tensor must stay as it is until the returned work is waited for."""
-        return _begun(dist.isend(tensor, dst=to))
+        return begun(dist.isend(tensor, dst=to))
 
     def start_receive(self, tensor: Tensor, giver: int) -> dist.Work:
         """The tensor holds what was sent once the returned work is waited for."""
-        return _begun(dist.irecv(tensor, src=giver))
+        return begun(dist.irecv(tensor, src=giver))
 
     def total(self, values: Sequence[float] | Tensor) -> list[float]:
         """The sum of each value over all ranks, in double precision."""
@@ -91,7 +91,8 @@ class Group:
         self.agree([0])
 
 
-def _begun(work: dist.Work | None) -> dist.Work:
+def begun(work: dist.Work | None) -> dist.Work:
+    """What was started; the library gives nothing to a rank that is not in the group."""
     if work is None:
         raise RuntimeError("this rank is not in the group")
     return work

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from disttrain_runtime.groups import begun
+
 BUCKET = 32 * 1024 * 1024
 """Bytes per collective: large enough for bandwidth, small enough that no rank needs the state twice."""
 
@@ -47,7 +49,7 @@ class Sum:
         """The tensors may change as soon as this returns."""
         self._tensors = tensors
         self._buckets = [Bucket(b.places, b.flat.mul_(weight)) for b in pack(tensors)]
-        self._works = [_begun(dist.all_reduce(b.flat, async_op=True)) for b in self._buckets]
+        self._works = [begun(dist.all_reduce(b.flat, async_op=True)) for b in self._buckets]
 
     def arrived(self) -> bool:
         """Whether `wait` would not wait."""
@@ -110,9 +112,3 @@ def _divided(tensors: Sequence[Tensor]) -> Iterator[list[int]]:
             held.append(i)
             size += bytes_
         yield held
-
-
-def _begun(work: dist.Work | None) -> dist.Work:
-    if work is None:
-        raise RuntimeError("this rank is not in the group")
-    return work
