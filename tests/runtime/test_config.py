@@ -10,6 +10,7 @@ import pytest
 
 from disttrain_contract import env as contract
 from disttrain_contract.env import CheckpointConfig, EvaluationConfig, RunConfig
+from disttrain_contract.strategy import StrategyConfig
 from disttrain_runtime.config import Identity, Place, WorkerConfig, from_command_line, from_env
 from disttrain_runtime.errors import EntrypointError
 
@@ -33,6 +34,18 @@ def test_what_the_agent_says_is_what_the_rank_gets() -> None:
 def test_a_newcomer_needs_only_an_entry_point() -> None:
     config = from_command_line(["--entrypoint", "digits.task:build", "--", "--epochs", "3"], {})
     assert (config.place, config.job_dir, config.run.args) == (Place(), None, ("--epochs", "3"))
+
+
+def test_a_strategy_on_the_command_line_is_in_the_words_of_the_contract() -> None:
+    said = '{"accumulate": 2, "synchronization": {"method": "allReduce"}}'
+    config = from_command_line(["--entrypoint", "a:b", "--strategy", said], {})
+    assert config.run.strategy == StrategyConfig(accumulate=2)
+
+
+@pytest.mark.parametrize("said", ["accumulate", '{"accumulat": 2}', "[1]", '{"synchronization": 3}'])
+def test_a_strategy_that_cannot_be_read_is_refused_with_an_example(said: str) -> None:
+    with pytest.raises(EntrypointError, match="for example"):
+        from_command_line(["--entrypoint", "a:b", "--strategy", said], {})
 
 
 def test_under_torchrun_its_restarts_are_incarnations() -> None:

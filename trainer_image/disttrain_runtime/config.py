@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from disttrain_contract import env as contract
 from disttrain_contract.env import CheckpointConfig, EvaluationConfig, RunConfig, run_from_json
 from disttrain_contract.remote import SCHEMES, URL_PATTERN
+from disttrain_contract.strategy import StrategyConfig, strategy_from_json
 from disttrain_runtime.errors import EntrypointError
 
 ALONE = "local"
@@ -96,6 +98,7 @@ def from_command_line(argv: Sequence[str], env: Mapping[str, str]) -> WorkerConf
             entrypoint=given.entrypoint,
             args=arguments,
             seed=given.seed,
+            strategy=_strategy(given.strategy),
             checkpoint=CheckpointConfig(
                 every_steps=given.every_steps,
                 every_seconds=given.every_seconds,
@@ -107,6 +110,16 @@ def from_command_line(argv: Sequence[str], env: Mapping[str, str]) -> WorkerConf
         ),
         job_dir=given.checkpoints,
     )
+
+
+def _strategy(text: str) -> StrategyConfig:
+    try:
+        return strategy_from_json(json.loads(text))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise EntrypointError(
+            f"--strategy {text}: {error}; it takes JSON in the words of disttrain_contract.strategy, "
+            f'for example \'{{"accumulate": 2, "synchronization": {{"method": "allReduce"}}}}\''
+        ) from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -125,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--sync", action="store_true", help="wait for each checkpoint instead of writing it in the background"
     )
+    parser.add_argument("--strategy", default="{}", help='how to train together: JSON, e.g. {"precision": "bf16"}')
     parser.add_argument("--evaluate-every", type=int, help="steps between evaluations")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="after --: the task's own arguments")
     return parser
