@@ -122,7 +122,7 @@ def plot(name: str, found: dict[str, Any]) -> None:
     right.plot(steps, [line["accuracy"] for line in changes], "s--", color="#228833", label="accuracy")
     right.set(ylabel="accuracy on evaluation data", ylim=(0, 1))
     handles = [*axis.get_lines(), *right.get_lines()]
-    axis.legend(handles, [str(h.get_label()) for h in handles], loc="center right", frameon=False)
+    figure.legend(handles, [str(h.get_label()) for h in handles], loc="outside lower center", ncols=3, frameon=False)
     axis.set_title(f"{name}: {found['workers']} workers, {found['machine']}", fontsize=9)
     figure.savefig(DOCS / f"{name}.png", dpi=110)
     pyplot.close(figure)

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("torch")
 
 from disttrain_contract.env import CheckpointConfig, EvaluationConfig, RunConfig
+from disttrain_contract.strategy import StrategyConfig
 from support.gloo_ranks import Ranks
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(240)]
@@ -59,6 +60,27 @@ def test_digits_are_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert ranks.ended() == [0, 0], ranks.output()
     assert ranks.told.progress.metrics["accuracy"] > 0.9
     assert ranks.told.progress.total_steps == 150
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "args", "chance"),
+    [
+        (
+            "language.task:build",
+            ("--steps=100", "--lr=0.01", "--width=48", "--layers=1"),
+            0.19,
+        ),  # of the characters are spaces
+        ("speech.task:build", ("--epochs=4", "--voices=30"), 0.1),
+    ],
+)
+def test_others_learn_within_seconds_more_than_chance_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entrypoint: str, args: tuple[str, ...], chance: float
+) -> None:
+    config = RunConfig(entrypoint=entrypoint, args=args, strategy=StrategyConfig(max_grad_norm=1.0))
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    with Ranks(tmp_path / "logs", config, 2, job_dir=tmp_path / "job") as ranks:
+        assert ranks.ended() == [0, 0], ranks.output()
+    assert ranks.told.progress.metrics["accuracy"] > 1.3 * chance
 
 
 def test_the_plain_script_trains_and_goes_on_from_its_own_state(tmp_path: Path) -> None:
