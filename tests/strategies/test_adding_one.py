@@ -39,7 +39,9 @@ def follow_the_page(tree: Path) -> None:
 
 def test_a_strategy_takes_one_file_one_line_and_one_test(tmp_path: Path) -> None:
     follow_the_page(tmp_path)
-    path = os.pathsep.join(map(str, (tmp_path, tmp_path / "trainer_image", ROOT)))  # the last for what conftest.py needs
+    path = os.pathsep.join(
+        map(str, (tmp_path, tmp_path / "trainer_image", ROOT))
+    )  # the last for what conftest.py needs
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/strategies/test_one_message.py"],
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=200, check=False,
