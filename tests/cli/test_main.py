@@ -28,6 +28,7 @@ COMMANDS = (
     "wait",
     "drill",
     "nodes",
+    "tune",
 )
 
 

@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 Raw = dict[str, Any]
-KNOWN = ("image", "command", "workers", "suspend", "checkpoint", "recovery", "processesPerWorker")
+KNOWN = (
+    "image",
+    "command",
+    "entrypoint",
+    "args",
+    "evaluation",
+    "workers",
+    "suspend",
+    "checkpoint",
+    "recovery",
+    "processesPerWorker",
+)
 """The fields of spec that the stories use."""
 DECODING = 'DistTrainJob in version "v1alpha1" cannot be handled as a DistTrainJob: strict decoding error: '
 STOPPED_EARLY = (

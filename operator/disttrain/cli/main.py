@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from disttrain.cli import control, describe, drill, explain, listing, logs, nodes, session, submit
+from disttrain.cli import control, describe, drill, explain, listing, logs, nodes, session, submit, tune
 from disttrain.cli.exits import Exit
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ app.command("delete")(control.delete)
 app.command("wait")(control.wait)
 app.command("drill")(drill.drill)
 app.command("nodes")(nodes.nodes)
+app.command("tune")(tune.tune)
 
 
 @app.callback(invoke_without_command=True)
