@@ -61,7 +61,7 @@ def test_lists_and_maps_that_users_write_are_bounded() -> None:
 @pytest.mark.parametrize(
     "field",
     [
-        "spec.runtimeRef", "spec.queueName", "spec.strategy.privacy",
+        "spec.runtimeRef", "spec.queueName",
         "spec.strategy.parallelism.pipeline", "spec.strategy.parallelism.tensor", "spec.strategy.parallelism.shard",
         "spec.recovery.rules[].onLog", "spec.recovery.rules[].action",
     ],
@@ -115,6 +115,58 @@ def test_the_number_of_workers_is_between_the_bounds(workers: int, allowed: bool
     (rule,) = [r for r in root()["properties"]["spec"][schema.RULES] if "minWorkers" in r["rule"]]
     spec = {"workers": workers, "elastic": {"minWorkers": 2, "maxWorkers": 4}}
     assert evaluate(rule["rule"], {"self": spec}) is allowed
+
+
+PRIVACY = {"noiseMultiplier": 1.0, "maxGradNorm": 1.0, "delta": 1e-5}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "because"),
+    [
+        ({}, None),
+        ({"synchronization": {"method": "allReduce"}, "precision": "fp32", "accumulate": 2}, None),
+        ({"synchronization": {"method": "gossip"}}, "privacy is for synchronization.method allReduce"),
+        ({"compression": {"method": "sign"}}, "privacy and compression exclude each other"),
+        ({"parallelism": {"tensor": 2}}, "every rank must have all of it"),
+        ({"parallelism": {"pipeline": {"stages": 2}}}, "every rank must have all of it"),
+        ({"parallelism": {"shard": "full"}}, "every rank must have all of it"),
+        ({"precision": "bf16"}, "in fp32"),
+        ({"maxGradNorm": 1.0}, "leave strategy.maxGradNorm out"),
+    ],
+)
+def test_privacy_goes_with_what_leaves_a_samples_gradient_whole(strategy: dict, because: str | None) -> None:
+    found = root()["properties"]["spec"]["properties"]["strategy"][schema.RULES]
+    broken = [r["message"] for r in found if not evaluate(r["rule"], {"self": {"privacy": PRIVACY, **strategy}})]
+    ours = [message for message in broken if "privacy" in message]
+    assert (because is None and not ours) or any(because in message for message in ours)
+
+
+@pytest.mark.parametrize(
+    ("rest", "allowed"),
+    [
+        ({"entrypoint": "a:b", "checkpoint": {}}, True),
+        ({"entrypoint": "a:b"}, False),
+        ({"command": ["x"], "checkpoint": {}}, False),
+    ],
+)
+def test_privacy_needs_a_volume_and_a_task(rest: dict, allowed: bool) -> None:
+    (rule,) = [r for r in root()["properties"]["spec"][schema.RULES] if "strategy.privacy" in r["rule"]]
+    assert evaluate(rule["rule"], {"self": {"strategy": {"privacy": PRIVACY}, **rest}}) is allowed
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "allowed"),
+    [
+        ({"everySteps": 5, "mode": "min"}, True),
+        ({"everySteps": 5, "metric": "accuracy", "mode": "max", "earlyStop": {"patience": 2}}, True),
+        ({"metric": "accuracy", "mode": "max", "earlyStop": {"patience": 2}}, False),
+        ({"everySteps": 5, "mode": "min", "earlyStop": {"patience": 2}}, False),
+        ({"everySteps": 5, "mode": "max"}, False),
+    ],
+)
+def test_an_early_end_needs_a_measure_and_occasions(evaluation: dict, allowed: bool) -> None:
+    found = root()["properties"]["spec"]["properties"]["evaluation"][schema.RULES]
+    assert all(evaluate(r["rule"], {"self": evaluation}) for r in found) is allowed
 
 
 def test_the_printer_columns() -> None:

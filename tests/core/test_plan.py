@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from disttrain_contract.failures import FailureClass
-from disttrain_contract.messages import AgentState, CheckpointProblem, RemoteCopy, Restore
+from disttrain_contract.messages import AgentState, Best, CheckpointProblem, Ending, Progress, RemoteCopy, Restore
 from disttrain_operator.core.actions import Assign, CreateClaim, CreatePod, CreateService, DeleteJob, DeletePod
 from disttrain_operator.core.conditions import Type, find
 from disttrain_operator.core.model import Claim, ClaimSpec, CleanPodPolicy, Recovery, Rule, Status, Verdict
@@ -229,6 +229,28 @@ def test_success_needs_every_worker_of_the_present_incarnation():
     assert ask(a_job(status=running()), done(0), done(1), at_work(2)).status.state == "Running"
     answer = ask(a_job(status=running()), done(0), done(1), done(2))
     assert condition(answer, Type.SUCCEEDED).status == "True" and answer.status.completion_time == NOW
+
+
+def test_who_ends_before_the_last_step_says_why() -> None:
+    ending = Ending(reason="EarlyStop", message="accuracy was no better for 3 evaluations")
+    status = replace(running(), progress=Progress(step=40, total_steps=40, ended=ending))
+    ended = condition(ask(a_job(status=status), done(0), done(1), done(2)), Type.SUCCEEDED)
+    assert (ended.status, ended.reason) == ("True", "EarlyStop")
+    assert ended.message.endswith(": accuracy was no better for 3 evaluations")
+    odd = replace(status, progress=Progress(step=40, ended=replace(ending, reason="no such word!")))
+    answer = ask(a_job(status=odd), done(0), done(1), done(2))
+    assert condition(answer, Type.SUCCEEDED).reason == "WorkersFinished", "an agent may say anything"
+
+
+def test_what_one_report_does_not_know_stays_from_the_one_before() -> None:
+    known = Progress(
+        step=40, metrics={"accuracy": 0.9, "epsilon": 1.0}, best=Best(metric="accuracy", value=0.9, step=40)
+    )
+    status = replace(running(), progress=known)
+    report = replace(a_report(), progress=Progress(step=41, metrics={"epsilon": 1.1}))
+    seen = ask(a_job(status=status), a_pod(0, report), at_work(1), at_work(2)).status.progress
+    assert seen is not None
+    assert (dict(seen.metrics), seen.best) == ({"accuracy": 0.9, "epsilon": 1.1}, known.best)
 
 
 def test_a_worker_that_finished_an_older_incarnation_is_made_again():

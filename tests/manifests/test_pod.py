@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from disttrain_contract import labels
-from disttrain_contract.env import WorkerEnv
+from disttrain_contract.env import EvaluationConfig, WorkerEnv
 from disttrain_operator.manifests.errors import SpecError
 from disttrain_operator.manifests.pod import Stream, pod
 from support.raw_objects import a_seen_job
@@ -69,6 +69,13 @@ def test_a_cadence_in_steps_is_the_only_cadence() -> None:
     spec = {"volume": {"size": "1Gi"}, "everySteps": 10, "keep": 5, "async": False}
     saving = WorkerEnv.from_env(env_of(container(checkpoint=spec))).run.checkpoint
     assert (saving.every_steps, saving.every_seconds, saving.keep, saving.asynchronous) == (10, None, 5, False)
+
+
+def test_what_is_evaluated_and_when_it_is_enough_arrives() -> None:
+    early = {"patience": 3, "minDelta": 0.5}
+    spec = {"everySteps": 10, "metric": "accuracy", "mode": "max", "earlyStop": early}
+    run = WorkerEnv.from_env(env_of(container(command=None, entrypoint="tasks:build", evaluation=spec))).run
+    assert run.evaluation == EvaluationConfig(every_steps=10, metric="accuracy", mode="max", patience=3, min_delta=0.5)
 
 
 def test_an_entrypoint_job_says_so() -> None:

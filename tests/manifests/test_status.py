@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from disttrain.api import DistTrainJobStatus
 from disttrain.api.crd import structural
 from disttrain_contract.failures import FailureClass
-from disttrain_contract.messages import Checkpoint, Progress
+from disttrain_contract.messages import Best, Checkpoint, Ending, Progress
 from disttrain_operator.core.conditions import Condition, Type
 from disttrain_operator.core.goodput import Bucket, Ledger
 from disttrain_operator.core.model import NodeFailure, Recovery, StandbyTrouble, Status, WorkerCounts
@@ -59,6 +59,7 @@ STATUSES = st.builds(
         st.builds(
             Progress, step=WHOLE, total_steps=maybe(WHOLE), epoch=maybe(WHOLE), loss=maybe(NUMBERS),
             samples_per_second=maybe(NUMBERS), metrics=st.dictionaries(TEXT, NUMBERS, max_size=40),
+            best=maybe(st.builds(Best, metric=TEXT, value=NUMBERS, step=WHOLE)), ended=maybe(st.builds(Ending, reason=TEXT, message=TEXT)),
         )
     ),
     checkpoint=maybe(

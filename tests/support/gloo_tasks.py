@@ -96,6 +96,34 @@ def build(
     )
 
 
+class Drift(nn.Module):
+    """Its one weight goes up in every step, and its loss with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.weight.expand(len(inputs))
+
+
+def drift_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    return -outputs.mean() if torch.is_grad_enabled() else outputs.mean()
+
+
+def build_worse(steps: int = 24) -> Task:
+    """Every evaluation is worse than the one before."""
+    return Task(
+        model=Drift(),
+        train_data=Points(20, 0.0),
+        eval_data=Points(11, 0.0),
+        loss=drift_loss,
+        optimizer=partial(torch.optim.SGD, lr=0.1),
+        batch_size=8,
+        steps=steps,
+    )
+
+
 class Ledger(nn.Module):
     """Its weights count how often each sample was trained on."""
 

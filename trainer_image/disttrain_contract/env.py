@@ -49,6 +49,14 @@ class EvaluationConfig:
     """When the task is evaluated; the end of training is always evaluated if the task has evaluation data."""
 
     every_steps: int | None = None
+    metric: str | None = None
+    """What tells better from worse; without it there is no best evaluation."""
+    mode: str = "min"
+    """Whether less (min) or more (max) of it is better."""
+    patience: int | None = None
+    """Stop after so many evaluations that were no better; None: never."""
+    min_delta: float = 0.0
+    """What must be gained to be better."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,6 +57,24 @@ class Straggler:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """Why training ended well before its last step."""
+
+    reason: str
+    """CamelCase: TargetEpsilonReached, EarlyStop."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Best:
+    """The best evaluation so far, by the job's own measure."""
+
+    metric: str
+    value: float
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """Where training is. Rank 0 reports it."""
 
@@ -67,6 +85,8 @@ class Progress:
     samples_per_second: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     straggler: Straggler | None = None
+    best: Best | None = None
+    ended: Ending | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,6 +293,11 @@ def bounded(report: Report) -> Report:
     if progress is not None:
         few = list(progress.metrics.items())[:MAX_METRICS]
         progress = replace(progress, metrics={name[:MAX_METRIC_NAME]: value for name, value in few})
+        if (best := progress.best) is not None:
+            progress = replace(progress, best=replace(best, metric=best.metric[:MAX_METRIC_NAME]))
+        if (end := progress.ended) is not None:
+            end = Ending(reason=end.reason[:MAX_METRIC_NAME], message=end.message[:MAX_TEXT])
+            progress = replace(progress, ended=end)
     if checkpoint is not None:
         texts = {name: getattr(checkpoint, name)[:MAX_TEXT] for name in ("digest", "path", "time")}
         checkpoint = replace(checkpoint, **texts)

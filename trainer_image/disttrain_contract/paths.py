@@ -16,6 +16,12 @@ FENCE = "fence.json"
 CHECKPOINTS = "checkpoints"
 LOGS = "logs"
 MANIFEST = "manifest.json"
+METRICS = "metrics.jsonl"
+"""Loss and evaluations so far, one JSON object a line."""
+TENSORBOARD = "tensorboard"
+"""The same for TensorBoard."""
+PRIVACY = "privacy.json"
+"""What a private run has spent, and the secret that its noise comes from."""
 
 
 def job_dir(mount: PurePosixPath, job: str) -> PurePosixPath:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from disttrain_contract.messages import Checkpoint, RemoteCopy, Restore
 from disttrain_runtime.cadence import Cadence, Mark
 from disttrain_runtime.checkpoint.fence import Fence, Holder
@@ -68,6 +70,24 @@ class Checkpointing:
         if self._group.leads:
             self._reporter.restored(restored.message)
         return restored.message.step
+
+    @property
+    def fence(self) -> Fence | None:
+        """Rank 0's hold of the job's directory; None elsewhere, and without a volume."""
+        return self._saver.fence if self._saver is not None else None
+
+    def keep_best(self, steps: Sequence[int], step: int, now: float, *, save: bool) -> None:
+        """From now on the first of these steps that is on the volume stays there; `save`: the present one is the best.
+
+        Where `save` is true, a collective.
+        """
+        if self._saver is not None:
+            self._saver.best = tuple(steps)
+        missing = self._saver is not None and self._saver.newest != step
+        if save and self._strategy.saves_together:
+            missing = bool(self._group.agree([missing])[0])
+        if save and missing:
+            self.save(step, now)
 
     def prepare(self) -> None:
         """After the first step, when the optimizer has its state: make the memory for the copies."""

@@ -18,6 +18,18 @@ LOSS = "evalLoss"
 """The metric that every task has."""
 
 
+def check_metric(task: Task, metric: str | None) -> None:
+    """Raises TaskError when a job asks for a metric that its task does not have."""
+    if metric is None:
+        return
+    if task.eval_data is None:
+        raise TaskError(
+            f"Task: evaluation.metric is {metric!r}, but eval_data is missing: there is nothing to measure it on"
+        )
+    if metric not in (names := [LOSS, *task.metrics]):
+        raise TaskError(f"Task: evaluation.metric is {metric!r}, but the task has {', '.join(names)}")
+
+
 def evaluate(task: Task, model: nn.Module, group: Group, enter: Callable[[Phase], None]) -> dict[str, float]:
     """The task's metrics and its mean loss on the evaluation data. A collective. `enter` hears of every batch."""
     names = [LOSS, *task.metrics]

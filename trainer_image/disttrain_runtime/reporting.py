@@ -40,6 +40,8 @@ class Reporter:
         if last or self._fd is None or self._clock() - self._printed_at >= PRINT_SECONDS:
             self._printed_at = self._clock()
             self._say(progress_line(progress))
+        if last and progress.ended is not None:
+            self._say(f"training ends here: {progress.ended.message}")
 
     def restored(self, restore: Restore) -> None:
         """What this incarnation starts from."""
@@ -71,6 +73,10 @@ class Reporter:
             self._say(f"checkpoint of step {event.step} was not copied: {event.message}; training goes on")
         elif self._fd is None:
             self._say(f"checkpoint of step {event.step} copied to {event.url}, verified")
+
+    def note(self, sentence: str) -> None:
+        """For the log only."""
+        self._say(sentence)
 
     def failure(self, failure: Failure) -> None:
         """The last words of a rank."""
@@ -114,4 +120,5 @@ def _finite(progress: Progress) -> Progress:
     """JSON, and so the job's status, has no NaN: such a value is left out."""
     metrics = {name: value for name, value in list(progress.metrics.items())[:MAX_METRICS] if math.isfinite(value)}
     loss = progress.loss if progress.loss is not None and math.isfinite(progress.loss) else None
-    return replace(progress, loss=loss, metrics=metrics)
+    best = progress.best if progress.best is not None and math.isfinite(progress.best.value) else None
+    return replace(progress, loss=loss, metrics=metrics, best=best)

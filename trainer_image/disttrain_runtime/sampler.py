@@ -63,9 +63,13 @@ class SampleOrder:
 
     def share(self, step: int, rank: int, world_size: int) -> Share:
         """This rank's contiguous part: sizes differ by one at most, and rank 0 never goes without."""
-        batch = self.global_batch(step)
-        first, end = split(len(batch), rank, world_size)
-        return Share(step, rank, batch[first:end] or batch[:1], end - first, len(batch))
+        return share_of(self.global_batch(step), step, rank, world_size)
+
+
+def share_of(batch: tuple[int, ...], step: int, rank: int, world_size: int) -> Share:
+    """A rank's contiguous part of a global batch, which may be empty where it is drawn by chance."""
+    first, end = split(len(batch), rank, world_size)
+    return Share(step, rank, batch[first:end] or batch[:1] or (0,), end - first, len(batch))
 
 
 def split(count: int, part: int, parts: int) -> tuple[int, int]:

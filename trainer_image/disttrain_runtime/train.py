@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
-from disttrain_contract.messages import PROGRESS_SECONDS, Progress
+from torch import Tensor
+
+from disttrain_contract.messages import PROGRESS_SECONDS, Ending, Progress
 from disttrain_contract.stall import Phase
 from disttrain_runtime.cadence import Cadence, Mark
 from disttrain_runtime.checkpointing import Checkpointing
 from disttrain_runtime.config import Identity, WorkerConfig
 from disttrain_runtime.data import Batch, training_batches
 from disttrain_runtime.errors import PeerGoneError, PeerStoppedError
-from disttrain_runtime.evaluate import evaluate
+from disttrain_runtime.evaluate import check_metric, evaluate
 from disttrain_runtime.generators import reseed
 from disttrain_runtime.groups import Group
 from disttrain_runtime.guard import Guard
 from disttrain_runtime.progress import Meter
 from disttrain_runtime.pulse import Pulse
 from disttrain_runtime.randomness import Stream
+from disttrain_runtime.records import POINTS, Records
 from disttrain_runtime.rendezvous import alone
 from disttrain_runtime.reporting import Reporter
 from disttrain_runtime.sampler import SampleOrder
@@ -41,6 +45,8 @@ class Training:
         clock: Callable[[], float],
         pulse: Pulse,
     ) -> None:
+        check_metric(task, config.run.evaluation.metric)
+        self.config = config
         self.task, self.strategy, self.reporter, self.clock = task, strategy, reporter, clock
         self.order = SampleOrder(seed=config.run.seed, samples=len(task.train_data), batch_size=task.batch_size)
         self.checkpoints = Checkpointing(config, self.order, strategy, reporter)
@@ -51,6 +57,15 @@ class Training:
         self.report_cadence, self.reported = Cadence(every_seconds=PROGRESS_SECONDS), Mark(0, -math.inf)
         self.evaluate_every = config.run.evaluation.every_steps
         self.metrics: dict[str, float] = {}
+        self.records = Records(config.run.evaluation, reporter.note)
+        self.record_every = max(1, task.total_steps // POINTS) if config.job_dir is not None else 0
+        self.last_loss: tuple[Tensor, int] | None = None
+        """Of the last step: this rank's mean, and over how many samples. None when another rank made that step."""
+        self.evaluated = NOTHING
+        """The last step that was evaluated in this group."""
+        self.total_steps = task.total_steps
+        self.ending: Ending | None = None
+        """Where training ends; before the task's own end there is a reason."""
         self.suspicion = Suspicion()
         self.step = NOTHING
         """Finished steps; NOTHING as long as there is no state."""
@@ -78,14 +93,21 @@ class Training:
         self.strategy.join(group)
         self.checkpoints.join(group, identity)
         unsettled = self._take_up()
+        lacking = self._go_on_from_here(replace(self.config, identity=identity))
         self.meter = Meter(group, self.clock())  # what it took to get here is not training
         if unsettled and (stopper := self._after_step()):
             return self._halt(stopper - 1)
+        if lacking and not unsettled:
+            self._evaluate()
         self.reported = Mark(self.step, -math.inf)  # the first new step is news
         self.pulse.enter(Phase.LOADING, self.step)
         for batch in self._batches():
+            if self.step >= self.total_steps:
+                break  # an evaluation has said so
             reseed(self.order.seed, Stream.MODEL, batch.share.step, group.rank)
-            self.meter.add(self.strategy.step(batch), batch)
+            loss = self.strategy.step(batch)
+            self.meter.add(loss, batch)
+            self.last_loss = loss, batch.share.own
             self.step += 1
             if not self.strategy.meets(self.step):
                 self.pulse.enter(Phase.LOADING, self.step)
@@ -100,6 +122,23 @@ class Training:
             self.pulse.enter(Phase.LOADING)
         self._finish()
         return True
+
+    def _go_on_from_here(self, config: WorkerConfig) -> bool:
+        """What else goes on from the step that was taken up. Gives whether its evaluation is not written down yet."""
+        limit = self.strategy.begin(config, self.step)
+        self.total_steps, self.ending = (limit.step, limit.ending) if limit else (self.task.total_steps, None)
+        lacking = verdict = False
+        if self.group.leads:
+            self.records.take_up(config.job_dir, self.checkpoints.fence, self.step)
+            self.checkpoints.keep_best(self.records.best_steps, self.step, self.clock(), save=False)
+            volume = config.job_dir is not None
+            lacking = volume and self._evaluates(self.step) and not self.records.evaluated_at(self.step)
+            verdict = self.records.verdict is not None
+        missing, stop = self.group.agree([lacking, verdict])
+        if stop and self.step < self.total_steps:
+            self._stop_early()
+        self.evaluated = NOTHING
+        return bool(missing)
 
     def _take_up(self) -> bool:
         """State from those who have it, else from the volume. Gives whether its last step is still to be settled."""
@@ -116,14 +155,15 @@ class Training:
                 give(self.strategy.state(), self.group, needy)
         if giver is not None:
             self.strategy.load(take(self.group, giver))
+            self.last_loss = None
             self.settled = NOTHING
         self.step = self.met = sharing.step
         self.checkpoints.resume(self.step, self.clock())
         return max(self.group.gather(self.settled)) < self.step
 
     def _batches(self) -> Iterator[Batch]:
-        group, steps = self.group, range(self.step, self.task.total_steps)
-        shares = (self.order.share(step, group.rank, group.world_size) for step in steps)
+        group, steps = self.group, range(self.step, self.total_steps)
+        shares = (self.strategy.share(self.order, step) for step in steps)
         return training_batches(self.task, self.order, shares, group.device)
 
     def _after_step(self) -> int:
@@ -139,16 +179,18 @@ class Training:
             check = self.guard.due(now)
         told = self.group.rank + 1 if self.stop.asked else 0
         stopper, save_now, report_now, check_now = self.group.agree([told, save, report, check])
-        if check_now or save_now or stopper or self.step == self.task.total_steps:  # nothing is saved unseen
+        if check_now or save_now or stopper or self.step == self.total_steps:  # nothing is saved unseen
             self.guard.check(self.step)
+        self._record()
         if save_now:
             self.pulse.enter(Phase.SAVING)
+            self._keep_lines()
             self.checkpoints.save(self.step, now)
-        if self.step == self.task.total_steps:
+        if self.step == self.total_steps:
             return 0  # done anyway: ending well beats stopping
         if stopper:
             return stopper
-        if self.evaluate_every and self.step // self.evaluate_every > self._meeting_before() // self.evaluate_every:
+        if self._evaluates(self.step):
             self._evaluate()
             report_now = True
         if report_now:
@@ -156,8 +198,32 @@ class Training:
         self.settled = self.step
         return 0
 
-    def _meeting_before(self) -> int:
-        return next((step for step in range(self.step - 1, 0, -1) if self.strategy.meets(step)), 0)
+    def _evaluates(self, step: int) -> bool:
+        """Whether an evaluation belongs to this meeting. The end has one of its own."""
+        return (
+            self.task.eval_data is not None
+            and bool(self.evaluate_every)
+            and self._passes(step, self.evaluate_every or 1)
+        )
+
+    def _passes(self, step: int, every: int) -> bool:
+        """Whether a multiple of `every` lies between the meeting before and this one."""
+        before = next((s for s in range(step - 1, 0, -1) if self.strategy.meets(s)), 0)
+        return step // every > before // every
+
+    def _record(self) -> None:
+        """The training loss of this step, over all ranks, if it is one of those that are written down."""
+        if not self.record_every or not self.strategy.tells_loss or not self._passes(self.step, self.record_every):
+            return
+        mean, own = self.last_loss or (0.0, 0)
+        loss, samples = self.group.total([float(mean) * own, own])
+        if self.group.leads and samples:
+            self.records.training(self.step, self.order.epoch(self.step - 1), loss / samples)
+
+    def _keep_lines(self) -> None:
+        """Before a checkpoint says that it has all happened. Who led once and does not lead now has no hold of the files."""
+        if self.group.leads:
+            self.records.sync()
 
     def leave(self) -> None:
         """Told to stop while there is no group: what this rank holds need not be lost."""
@@ -165,26 +231,48 @@ class Training:
         self.checkpoints.leave(self.met, self.clock())
 
     def _evaluate(self) -> None:
-        if self.task.eval_data is not None:
-            self.pulse.enter(Phase.REPORTING)
-            self.metrics = evaluate(self.task, self.strategy.evaluation_model(), self.group, self.pulse.enter)
+        """Measure, write it down, keep the best, and see whether it is enough."""
+        if self.task.eval_data is None or self.evaluated == self.step:
+            return
+        self.evaluated = self.step
+        self.pulse.enter(Phase.REPORTING)
+        self.metrics = evaluate(self.task, self.strategy.evaluation_model(), self.group, self.pulse.enter)
+        improved = enough = False
+        if self.group.leads:
+            improved = self.records.evaluated(self.step, self.metrics)
+            enough = self.records.verdict is not None
+        save, stop = self.group.agree([improved, enough])
+        if save:
+            self.guard.check(self.step)
+            self.pulse.enter(Phase.SAVING)
+        self.checkpoints.keep_best(self.records.best_steps, self.step, self.clock(), save=bool(save))
+        if stop and self.step < self.total_steps:
+            self._stop_early()
+
+    def _stop_early(self) -> None:
+        """Only rank 0 reports, so only it needs to know why."""
+        self.total_steps = self.step
+        self.ending = self.records.verdict if self.group.leads else None
 
     def _report(self, now: float, *, last: bool = False) -> None:
         """Loss and speed are of the whole group, so every rank takes part."""
         self.pulse.enter(Phase.REPORTING)
         loss, speed = self.meter.read(now)
+        loss = loss if self.strategy.tells_loss else None
         self.reported = Mark(self.step, now)
         own = self.pulse.own_seconds()
         times = self.group.total([own if rank == self.group.rank else 0.0 for rank in range(self.group.world_size)])
         self.suspicion = reading(self.suspicion, times)
         progress = Progress(
             step=self.step,
-            total_steps=self.task.total_steps,
+            total_steps=self.total_steps,
             epoch=self.order.epoch(max(0, self.step - 1)),
             loss=loss,
             samples_per_second=round(speed, 1) if speed else None,
             metrics={**self.metrics, **self.strategy.metrics()},
             straggler=self.suspicion.named,
+            best=self.records.best if self.group.leads else None,
+            ended=self.ending if last and self.step == self.total_steps else None,
         )
         if self.group.leads:
             self.reporter.progress(progress, last=last)
@@ -193,6 +281,7 @@ class Training:
         """Told to stop: save this very step, so that nothing is lost. A rank that was not told says whose stop it was."""
         self._report(self.clock(), last=True)
         self.pulse.enter(Phase.SAVING)
+        self._keep_lines()
         self.checkpoints.settle(self.step, self.clock())
         if not self.stop.asked:
             raise PeerStoppedError(f"rank {told} was told to stop; the group ended with it at step {self.step}")
@@ -202,6 +291,7 @@ class Training:
         """The result is saved before anything else can go wrong; nobody leaves before everybody is done."""
         now = self.clock()
         self.pulse.enter(Phase.SAVING)
+        self._keep_lines()
         self.checkpoints.conclude(self.step, now)
         self._evaluate()
         self._report(now, last=True)

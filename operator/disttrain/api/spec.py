@@ -98,12 +98,31 @@ class CheckpointSpec(ApiModel):
     )
 
 
-class Evaluation(ApiModel):
-    """When a task is evaluated while it trains (entrypoint jobs)."""
+class EarlyStop(ApiModel):
+    """When to end training because it gains nothing more."""
 
+    patience: int = Field(ge=1, le=10_000, description="Stop after this many evaluations in a row that were no better.")
+    min_delta: float = Field(0.0, ge=0, description="What the metric must gain to count as better.")
+
+
+class Evaluation(ApiModel):
+    """When a task is evaluated while it trains (entrypoint jobs), and what follows from it."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule("!has(self.earlyStop) || (has(self.metric) && has(self.everySteps))", "evaluation.earlyStop needs evaluation.metric, which says what is better, and evaluation.everySteps"),
+            Rule("!has(self.mode) || self.mode == 'min' || has(self.metric)", "evaluation.mode belongs to evaluation.metric: name the metric"),
+        )
+    )  # fmt: skip
     every_steps: int | None = Field(
         None, ge=1, description="Evaluate after this many steps. The end of training is always evaluated."
     )
+    metric: Annotated[str, Field(min_length=1, max_length=64)] | None = Field(
+        None,
+        description="The metric that tells better from worse: evalLoss, or one of the task's. The checkpoint of the best evaluation is kept beside the newest ones.",
+    )
+    mode: Literal["min", "max"] = Field("min", description="Whether less or more of the metric is better.")
+    early_stop: EarlyStop | None = Field(None, description="End training well when it gains nothing more.")
 
 
 NO_CADENCE = (
@@ -116,6 +135,7 @@ NO_CADENCE = (
 jobs that are stored already."""
 
 SPEC_RULES = (
+    Rule("!has(self.strategy) || !has(self.strategy.privacy) || (has(self.entrypoint) && has(self.checkpoint))", "strategy.privacy needs an entrypoint, whose samples the runtime draws, and spec.checkpoint: without a volume a restart would forget what was spent"),
     Rule("!has(self.elastic) || (self.elastic.minWorkers <= self.workers && self.workers <= self.elastic.maxWorkers)", "spec.workers must be between spec.elastic.minWorkers and spec.elastic.maxWorkers"),
     Rule("has(self.entrypoint) != (has(self.command) && size(self.command) > 0)", "set exactly one of entrypoint (package.module:build) and command (a torchrun-style program)"),
     Rule("!has(self.checkpoint) || !has(self.checkpoint.remote) || has(self.entrypoint)", "spec.checkpoint.remote belongs to jobs with an entrypoint: a plain command saves its state by itself"),
@@ -229,4 +249,4 @@ class DistTrainJobSpec(ApiModel):
     )  # fmt: skip
 
 
-__all__ = ["CheckpointSpec", "CheckpointVolume", "DistTrainJobSpec", "Evaluation", "MAX_WORKERS"]
+__all__ = ["CheckpointSpec", "CheckpointVolume", "DistTrainJobSpec", "EarlyStop", "Evaluation", "MAX_WORKERS"]

@@ -49,6 +49,21 @@ class StandbyStatus(ApiModel):
     cause: Text | None = Field(None, description="Why it died.")
 
 
+class BestEvaluation(ApiModel):
+    """The best evaluation by spec.evaluation.metric."""
+
+    metric: str = Field(description="Its name.")
+    value: float = Field(description="What it was.")
+    step: int = Field(description="After which step. The checkpoint of that step is kept.")
+
+
+class TrainingEnd(ApiModel):
+    """Why training ended, well, before its last step."""
+
+    reason: str = Field(description="EarlyStop or TargetEpsilonReached.")
+    message: Text = Field(description="The sentence.")
+
+
 class ProgressStatus(ApiModel):
     """Where training is, as rank 0 says. Updated every few seconds."""
 
@@ -58,7 +73,13 @@ class ProgressStatus(ApiModel):
     loss: float | None = Field(None, description="Training loss.")
     samples_per_second: float | None = Field(None, description="Samples per second, all ranks together.")
     eta_seconds: int | None = Field(None, description="Time to the last step at the present speed.")
-    metrics: dict[str, float] | None = Field(None, max_length=64, description="Latest evaluation.")
+    metrics: dict[str, float] | None = Field(
+        None, max_length=64, description="Latest evaluation, and what the strategy measures of itself."
+    )
+    best: BestEvaluation | None = Field(
+        None, description="The best evaluation, if spec.evaluation.metric says what is best."
+    )
+    ended: TrainingEnd | None = Field(None, description="Why training ended before its last step, if it did.")
 
 
 class CommittedCheckpoint(ApiModel):

@@ -111,15 +111,26 @@ class Compression(ApiModel):
 class Privacy(ApiModel):
     """Differentially private training (DP-SGD)."""
 
-    noise_multiplier: float = Field(gt=0, description="Standard deviation of the noise over the clipping norm.")
+    noise_multiplier: float = Field(
+        gt=0, le=1000, description="Standard deviation of the noise over the clipping norm."
+    )
     max_grad_norm: float = Field(gt=0, description="Each sample's gradient is clipped to this norm.")
-    delta: float = Field(gt=0, lt=1, description="Probability of failure of the guarantee.")
-    target_epsilon: float | None = Field(None, gt=0, description="Stop when this much privacy is spent.")
+    delta: float = Field(gt=0, lt=1, description="Probability of failure of the guarantee; well below 1 / samples.")
+    target_epsilon: float | None = Field(
+        None,
+        gt=0,
+        description="End training, well, before more than this is spent. What is spent is status.progress.metrics.epsilon.",
+    )
 
 
 STRATEGY_RULES = (
     Rule(f"!has(self.synchronization) || !(self.synchronization.method in {[*LOCAL_METHODS]}) || !has(self.parallelism) || "
          "(self.parallelism.tensor == 1 && !has(self.parallelism.pipeline) && self.parallelism.shard == 'none')", "modelAveraging, diLoCo, roundRobin, asyncRing and gossip need the whole model on every rank: leave parallelism.tensor, pipeline and shard out"),
+    Rule("!has(self.privacy) || !has(self.synchronization) || self.synchronization.method == 'allReduce'", "privacy is for synchronization.method allReduce: the other methods exchange parameters or gradients that no noise was added to"),
+    Rule("!has(self.privacy) || !has(self.compression) || self.compression.method == 'none'", "privacy and compression exclude each other: noise does not compress"),
+    Rule("!has(self.privacy) || !has(self.parallelism) || ((!has(self.parallelism.tensor) || self.parallelism.tensor == 1) && !has(self.parallelism.pipeline) && (!has(self.parallelism.shard) || self.parallelism.shard == 'none'))", "privacy clips the gradient of each sample over the whole model, so every rank must have all of it: leave parallelism out"),
+    Rule("!has(self.privacy) || !has(self.precision) || self.precision == 'fp32'", "privacy clips and adds noise in fp32: leave precision out"),
+    Rule("!has(self.privacy) || !has(self.maxGradNorm)", "privacy.maxGradNorm clips the gradient of each sample: leave strategy.maxGradNorm out"),
     Rule("!has(self.compression) || self.compression.method == 'none' || !has(self.synchronization) || self.synchronization.method == 'allReduce'", "compression is for gradients that are all-reduced: with another synchronization.method leave it out"),
     Rule("!has(self.compression) || self.compression.method == 'none' || !has(self.parallelism) || (self.parallelism.shard == 'none' && self.parallelism.tensor == 1 && !has(self.parallelism.pipeline))", "compression is for ranks that each have the whole model: with parallelism.tensor, pipeline or shard leave it out"),
     Rule("!has(self.precision) || self.precision != 'fp16' || !has(self.synchronization) || self.synchronization.method != 'parameterServer'", "precision fp16 scales the loss until gradients overflow, and no parameter server sees all of them: use bf16 with parameterServer"),
@@ -134,9 +145,7 @@ class Strategy(ApiModel):
     parallelism: Parallelism | None = Field(None, description="Degrees of the mesh.")
     synchronization: Synchronization | None = Field(None, description="How replicas stay in step.")
     compression: Compression | None = Field(None, description="Send fewer bytes.")
-    privacy: Privacy | None = Field(
-        None, description="Differentially private training.", json_schema_extra=not_implemented()
-    )
+    privacy: Privacy | None = Field(None, description="Differentially private training (DP-SGD).")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="Of forward and backward passes (autocast); fp16 scales the loss. Parameters stay fp32."
     )

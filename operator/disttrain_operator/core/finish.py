@@ -26,8 +26,16 @@ def succeed(world: World, status: Status, now: datetime) -> Plan:
     step = f" at step {status.progress.step}" if status.progress is not None else ""
     recoveries = "1 recovery" if status.recoveries == 1 else f"{status.recoveries} recoveries"
     message = f"all {len(group.seats(world.job))} workers finished{step} after {recoveries}"
-    status = narrate.with_condition(world, status, Type.SUCCEEDED, True, "WorkersFinished", message, now)
+    reason, ended = "WorkersFinished", status.progress.ended if status.progress is not None else None
+    if ended is not None:
+        reason, message = _word(ended.reason), f"{message}: {ended.message}"
+    status = narrate.with_condition(world, status, Type.SUCCEEDED, True, reason, message, now)
     return _ended(world, status, now, "Succeeded", message)
+
+
+def _word(reason: str) -> str:
+    """A condition's reason has a fixed form, and an agent may say anything."""
+    return reason if reason.isascii() and reason.isalnum() and reason[:1].isalpha() else "WorkersFinished"
 
 
 def fail(world: World, status: Status, now: datetime, reason: str, message: str) -> Plan:

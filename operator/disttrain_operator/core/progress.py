@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 
-from disttrain_contract.messages import Checkpoint, Progress, RemoteCopy, Report, Restore
+from disttrain_contract.messages import MAX_METRICS, Checkpoint, Progress, RemoteCopy, Report, Restore
 from disttrain_operator.core import budget, group
 from disttrain_operator.core.model import Recovery, Status, WorkerCounts, World
 
@@ -74,9 +74,11 @@ def _progress(old: Progress | None, reports: tuple[Report, ...]) -> Progress | N
     new = next((r.progress for r in reports if r.progress is not None), None)
     if new is None:
         return old
-    if not new.metrics and old is not None and old.metrics:
-        return replace(new, metrics=old.metrics)
-    return new
+    if old is None:
+        return new
+    metrics = {**old.metrics, **new.metrics}
+    few = dict(list(metrics.items())[:MAX_METRICS]) if len(metrics) > len(new.metrics) else new.metrics
+    return replace(new, metrics=few, best=new.best or old.best)
 
 
 def _checkpoint(old: Checkpoint | None, reports: tuple[Report, ...]) -> Checkpoint | None:

@@ -48,7 +48,7 @@ def run_config(job: Job) -> RunConfig:
         seed=raw.integer(spec, "seed") or 0,
         strategy=strategy_config(raw.obj(spec, "strategy")),
         checkpoint=_checkpoint(job, raw.obj(spec, "checkpoint")),
-        evaluation=EvaluationConfig(every_steps=raw.integer(raw.obj(spec, "evaluation"), "everySteps")),
+        evaluation=_evaluation(raw.obj(spec, "evaluation")),
         hang_timeout_seconds=raw.number(raw.obj(spec, "recovery"), "hangTimeoutSeconds"),
         grace_seconds=float(grace_seconds(job)),
     )
@@ -70,6 +70,17 @@ def _checkpoint(job: Job, spec: Mapping[str, Any]) -> CheckpointConfig:
 def _remote(job: Job, prefix: str | None) -> str | None:
     """A place of the job's own: two namespaces may share a bucket, and a name is unique within a namespace only."""
     return f"{prefix.rstrip('/')}/{job.namespace}/{job.name}" if prefix else None
+
+
+def _evaluation(spec: Mapping[str, Any]) -> EvaluationConfig:
+    early = raw.obj(spec, "earlyStop")
+    return EvaluationConfig(
+        every_steps=raw.integer(spec, "everySteps"),
+        metric=raw.text(spec, "metric"),
+        mode=raw.text(spec, "mode") or "min",
+        patience=raw.integer(early, "patience"),
+        min_delta=float(raw.number(early, "minDelta") or 0.0),
+    )
 
 
 def grace_seconds(job: Job) -> int:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from disttrain_contract.failures import FailureClass
-from disttrain_contract.messages import MAX_METRICS, Checkpoint, Progress
+from disttrain_contract.messages import MAX_METRICS, Best, Checkpoint, Ending, Progress
 from disttrain_operator.core.conditions import Condition, Type
 from disttrain_operator.core.goodput import Bucket, Ledger
 from disttrain_operator.core.model import NodeFailure, Recovery, StandbyTrouble, Status, WorkerCounts
@@ -177,7 +177,29 @@ def _progress(progress: Progress, eta_seconds: int | None) -> Wire:
         samplesPerSecond=measured(progress.samples_per_second),
         etaSeconds=eta_seconds,
         metrics=dict(sorted(metrics.items())[:MAX_METRICS]) or None,
+        best=_best(progress.best),
+        ended=_ended(progress.ended),
     )
+
+
+def _best(best: Best | None) -> Wire | None:
+    if best is None or measured(best.value) is None:
+        return None
+    return {"metric": best.metric, "value": measured(best.value), "step": _whole(best.step) or 0}
+
+
+def _read_best(wire: Mapping[str, Any]) -> Best | None:
+    metric, value, step = raw.text(wire, "metric"), raw.number(wire, "value"), raw.integer(wire, "step")
+    return Best(metric=metric, value=value, step=step) if metric and value is not None and step is not None else None
+
+
+def _ended(ending: Ending | None) -> Wire | None:
+    return {"reason": ending.reason, "message": ending.message[:MAX_TEXT]} if ending is not None else None
+
+
+def _read_ended(wire: Mapping[str, Any]) -> Ending | None:
+    reason, message = raw.text(wire, "reason"), raw.text(wire, "message")
+    return Ending(reason=reason, message=message or "") if reason else None
 
 
 def _read_progress(wire: Mapping[str, Any]) -> Progress | None:
@@ -192,6 +214,8 @@ def _read_progress(wire: Mapping[str, Any]) -> Progress | None:
         loss=raw.number(wire, "loss"),
         samples_per_second=raw.number(wire, "samplesPerSecond"),
         metrics={k: v for k in metrics if (v := raw.number(metrics, k)) is not None},
+        best=_read_best(raw.obj(wire, "best")),
+        ended=_read_ended(raw.obj(wire, "ended")),
     )
 
 

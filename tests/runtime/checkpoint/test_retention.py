@@ -35,3 +35,15 @@ def test_at_most_keep_good_ones_remain_up_to_the_latest(
     left = found - set(to_delete(found, latest, rejected, keep))
     assert len([s for s in left if s <= latest]) <= keep
     assert {s for s in found if s > latest} <= left
+
+
+def test_the_best_stays_beside_the_newest_while_it_is_the_best() -> None:
+    assert to_delete({10, 20, 30, 40, 50}, latest=50, rejected=(), keep=2, best=(20, 30)) == (10, 30)
+
+
+def test_the_best_before_stays_until_the_best_is_on_the_disk() -> None:
+    assert to_delete({10, 20, 40}, latest=40, rejected=(), keep=1, best=(30, 20)) == (10,)
+
+
+def test_a_best_one_that_did_not_verify_is_not_kept() -> None:
+    assert to_delete({10, 20, 40}, latest=40, rejected={20}, keep=1, best=(20, 10)) == (20,)

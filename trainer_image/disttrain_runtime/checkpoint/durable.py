@@ -15,10 +15,10 @@ CHUNK = 4 * 1024 * 1024
 """Bytes a call: write and sha256 let other threads run meanwhile, and training is one of them."""
 
 
-def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> tuple[int, str]:
+def write_file(path: Path, parts: Iterable[bytes | memoryview], mode: int = 0o644) -> tuple[int, str]:
     """Create the file, write, flush to the disk. Gives size and sha256 of what was handed to the kernel."""
     digest, size = hashlib.sha256(), 0
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         for part in parts:
             view = memoryview(part)
@@ -44,11 +44,11 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
     """A file with these contents or the old ones, whatever happens."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
-    write_file(draft, [data])
+    write_file(draft, [data], mode)
     draft.replace(path)
     sync_directory(path.parent)
 

@@ -33,6 +33,8 @@ class SaveRequest:
     claimant: str
     keep: int
     rejected: tuple[int, ...]
+    best: tuple[int, ...] = ()
+    """Steps with the best evaluations: the first that is on the volume stays."""
     began: float
     """By the monotonic clock, which all processes of a machine share."""
     facts: Facts
@@ -83,6 +85,7 @@ def _plain(request: SaveRequest) -> dict[str, Any]:
         "claimant": request.claimant,
         "keep": request.keep,
         "rejected": request.rejected,
+        "best": request.best,
         "began": request.began,
         "facts": [facts.job, facts.step, facts.world_size, facts.epoch, facts.position],
         "sampling": [sampling.seed, sampling.randomness, sampling.samples, sampling.batch_size],
@@ -107,6 +110,7 @@ def _build(plain: Mapping[str, Any], heads: bytes, fds: list[int]) -> SaveReques
         claimant=plain["claimant"],
         keep=plain["keep"],
         rejected=tuple(plain["rejected"]),
+        best=tuple(plain["best"]),
         began=plain["began"],
         facts=Facts(
             job=job,

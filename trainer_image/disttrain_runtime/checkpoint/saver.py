@@ -60,6 +60,8 @@ class Saver:
         self._buffers, self._writer = Buffers(), WriterProcess()
         self._flight: int | None = None
         """The step that is being written."""
+        self.best: tuple[int, ...] = ()
+        """Steps with the best evaluations: retention keeps the first of them that is there."""
         self.committed = committed
         """The step of the newest checkpoint known to be good."""
         self.stalled_seconds = 0.0
@@ -79,6 +81,13 @@ class Saver:
     def fence(self) -> Fence:
         """Under whose number it saves."""
         return self._fence
+
+    @property
+    def newest(self) -> int | None:
+        """The step that was saved last, written already or not yet."""
+        if self._begun is not None:
+            return self._begun.facts.step
+        return self._flight if self._flight is not None else self.committed
 
     def claim(self, holder: Holder) -> None:
         """The group was formed anew around this rank: go on under its number. A save under way stays good, because
@@ -132,6 +141,7 @@ class Saver:
             claimant=self._fence.claimant,
             keep=self._keep,
             rejected=self._rejected,
+            best=self.best,
             began=begun.began,
             facts=begun.facts,
             snapshot=snapshot,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,10 +71,10 @@ def write(volume: Volume, fence: Fence, snapshot: Snapshot, facts: Facts) -> Com
     return Committed(facts.step, digest, volume.path(facts.step), sum(e.bytes for e in entries) + len(data))
 
 
-def retire(volume: Volume, latest: int, rejected: Collection[int], keep: int) -> None:
+def retire(volume: Volume, latest: int, rejected: Collection[int], keep: int, best: Sequence[int] = ()) -> None:
     """Delete what retention no longer wants. Never fails: the commit before it counts."""
     with suppress(OSError):
-        for step in to_delete(volume.steps(), latest, rejected, keep):
+        for step in to_delete(volume.steps(), latest, rejected, keep, best):
             volume.try_discard(volume.path(step))
 
 

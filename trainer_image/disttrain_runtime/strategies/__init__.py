@@ -32,6 +32,10 @@ STRATEGIES: dict[str, Callable[[Task, StrategyConfig, torch.device], Strategy]] 
 
 def make_strategy(config: StrategyConfig, task: Task, device: torch.device) -> Strategy:
     """The chosen technique around a task's model and optimizer."""
+    if config.privacy is not None:
+        from disttrain_runtime.strategies.private import Private  # opacus takes a second to import
+
+        return Private(task, config, device)
     method = config.synchronization.method
     if method not in STRATEGIES:
         raise EntrypointError(

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from disttrain_contract.messages import Ending
 from disttrain_contract.stall import Phase
 from disttrain_runtime.checkpoint.manifest import Fingerprint
+from disttrain_runtime.config import WorkerConfig
 from disttrain_runtime.data import Batch
 from disttrain_runtime.groups import Group
+from disttrain_runtime.sampler import SampleOrder, Share
 from disttrain_runtime.survivors import collect
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Where training has to end before its last step, and why."""
+
+    step: int
+    ending: Ending
 
 
 class Strategy(ABC):
@@ -29,6 +41,8 @@ class Strategy(ABC):
     """Hears in which part of a step the rank is: that tells who hangs from who waits for it. The loop sets it."""
     has_own = False
     """Whether `own` gives anything; alike on all ranks."""
+    tells_loss = True
+    """False: the training loss says more about the data than may be known, and stays here."""
     sharded = False
     """Each rank holds a part that no other has, and cannot go on without all of them: a rank that dies takes its part along."""
 
@@ -48,6 +62,17 @@ class Strategy(ABC):
     @abstractmethod
     def join(self, group: Group) -> None:
         """Belong to this group from now on. Either `undo` or `load` follows: a step may have been broken off."""
+
+    def begin(self, config: WorkerConfig, step: int) -> Limit | None:
+        """The state of this step is there, and the next one follows. A collective. `config` is of the present group.
+
+        Gives where training must end if that is before its last step.
+        """
+        return None
+
+    def share(self, order: SampleOrder, step: int) -> Share:
+        """Which samples of a step are this rank's."""
+        return order.share(step, self.group.rank, self.group.world_size)
 
     @abstractmethod
     def undo(self) -> None:
