@@ -29,6 +29,7 @@ NAMESPACE, NAME = "bench-partition", "split"
 OUT = REPOSITORY / "benchmarks" / "results" / "partition.json"
 OPERATORS = "disttrain-system"
 PATIENCE = 240.0
+EVERY_STEPS = 20
 SETTLE = 15.0
 """Seconds of common training between two cuts."""
 
@@ -48,7 +49,7 @@ def main() -> int:
     rounds: list[dict[str, Any]] = []
     commits: dict[int, set[tuple[int, str]]] = {}
     try:
-        _until(client, lambda j: _trains(j, 4), "four workers train")
+        _until(client, lambda j: _trains(j, 4) and _step(j) > EVERY_STEPS, "four workers train")
         for number in range(chosen.rounds):
             with step(f"round {number + 1}: {node} is cut off") as shown:
                 rounds.append(one_round(client, node, commits))
@@ -76,7 +77,7 @@ def manifest() -> dict[str, Any]:
             "podTemplate": {"affinity": {"podAntiAffinity": {
                 "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": apart}],
             }}},
-            "checkpoint": {"volume": {"size": "1Gi"}, "everySteps": 20, "keep": 3},
+            "checkpoint": {"volume": {"size": "1Gi"}, "everySteps": EVERY_STEPS, "keep": 3},
             "recovery": {"budget": {"failures": 100}},
         },
     }  # fmt: skip

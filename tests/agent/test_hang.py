@@ -18,6 +18,7 @@ from disttrain_runtime.agent.hang import (
     Rules,
     Seen,
     Watched,
+    all_wait,
     is_hung,
     stalled,
     step_limit,
@@ -79,7 +80,9 @@ def test_the_first_step_and_the_next_few_are_given_time() -> None:
     assert after(30.0, seen=Seen(beat=beat(durations=FAST[:5]))) is not None
 
 
-@pytest.mark.parametrize("phase", [Phase.STARTING, Phase.SAVING, Phase.EVALUATING, Phase.LOADING, Phase.REGROUPING])
+@pytest.mark.parametrize(
+    "phase", [Phase.STARTING, Phase.MEETING, Phase.SAVING, Phase.EVALUATING, Phase.LOADING, Phase.REGROUPING]
+)
 def test_what_waits_for_a_disk_or_an_operator_is_given_much_more(phase: Phase) -> None:
     assert after(55.0, seen=Seen(beat=beat(phase))) is None
 
@@ -117,6 +120,25 @@ def test_a_rank_that_still_waits_although_its_group_is_over_hangs() -> None:
         stall = stalled(DEFAULT, watched)
         ends.append(stall is not None and is_hung(DEFAULT, watched, stall))
     assert ends.index(True) == 20 + 9, "two seconds after it was told"
+
+
+def pod(*ranks: tuple[Phase, float, float]) -> bool | None:
+    """Ranks of a pod by phase, seconds in it, and processor time used meanwhile."""
+    found = (Watched(seen=Seen(beat=beat(at), cpu_seconds=cpu), stalled=seconds) for at, seconds, cpu in ranks)
+    return all_wait(DEFAULT, found)
+
+
+def test_a_pod_waits_for_others_when_all_its_ranks_have_for_five_seconds() -> None:
+    meeting, in_a_collective = (Phase.MEETING, 5.0, 0.1), (Phase.BACKWARD, 6.0, 0.1)
+    assert pod(meeting) and pod(meeting, in_a_collective)
+    assert not pod((Phase.MEETING, 4.0, 0.1)), "the others may still come"
+    assert not pod(in_a_collective, (Phase.FORWARD, 6.0, 0.1)), "one is at work"
+    assert not pod((Phase.BACKWARD, 6.0, 5.9)), "a long backward pass"
+
+
+def test_ranks_without_signs_of_life_do_not_say_whether_they_wait() -> None:
+    assert all_wait(DEFAULT, []) is None
+    assert all_wait(DEFAULT, [Watched(seen=Seen(beat=None), stalled=60.0)]) is None
 
 
 def test_a_collective_that_nobody_ends_ends_at_last() -> None:

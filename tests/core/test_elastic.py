@@ -97,11 +97,11 @@ def test_a_member_whose_stream_was_cut_a_moment_ago_is_counted_upon() -> None:
     assert answer.status.seats == (0, 1, 2)
     job = an_elastic_job(starting(2, seats=(0, 1, 2)), least=1)
     first = ask(job, idle(0, 2), idle(1, 2), at_work(2, connected=False, silent=2.0))
-    assert first.status.incarnation == 2 and first.wake_at == later(8)
+    assert first.status.incarnation == 2 and first.wake_at == later(5)
     cut = at_work(2, connected=False, silent=3.0)
     again = ask(replace(job, status=first.status), idle(0, 2), idle(1, 2), cut, now=later(30))
     assert again.status.incarnation == 2 and again.wake_at == later(37)
-    silent = at_work(2, connected=False, silent=10.0)
+    silent = at_work(2, connected=False, silent=7.0)
     then = ask(replace(job, status=first.status), idle(0, 2), idle(1, 2), silent, now=later(8))
     assert then.status.seats == (0, 1) and then.status.replacing == ("uid-2",)
 

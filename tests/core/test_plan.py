@@ -166,12 +166,43 @@ def test_a_lost_stream_alone_is_no_failure():
     assert answer.status.incarnation == 1 and answer.actions == ()
 
 
+def test_a_silent_member_is_lost_when_all_others_wait_for_it() -> None:
+    job, silent = a_job(status=running()), at_work(1, connected=False, silent=5.0)
+    first = ask(job, at_work(0, waiting=True), silent, at_work(2, waiting=True))
+    assert first.status.incarnation == 1 and first.wake_at == later(2)
+    silent = at_work(1, connected=False, silent=7.0)
+    then = ask(job, at_work(0, waiting=True), silent, at_work(2, waiting=True))
+    assert (then.status.incarnation, then.status.attempts, then.status.replacing) == (2, 0, ("uid-1",))
+    assert then.status.last_recovery.failure_class is FailureClass.NODE
+    assert "no word from pod mnist-1 for 7 s" in then.status.last_recovery.cause
+
+
+def test_of_scripts_nobody_knows_whether_they_wait_so_silence_must_last_longer() -> None:
+    def after(seconds: float) -> int:
+        others = (at_work(0, waiting=None), at_work(2, waiting=True))
+        return ask(a_job(status=running()), *others, at_work(1, connected=False, silent=seconds)).status.incarnation
+
+    assert (after(29.0), after(30.0)) == (1, 2)
+
+
+def test_an_operator_that_hears_nobody_blames_nobody() -> None:
+    pods = (at_work(i, connected=False, silent=600, waiting=True) for i in range(3))
+    assert ask(a_job(status=running()), *pods).status.incarnation == 1
+
+
+def test_who_has_not_begun_in_this_incarnation_or_has_ended_does_not_say_that_anybody_waits() -> None:
+    silent = at_work(1, connected=False, silent=60)
+    for other in (idle(2, 0), at_work(2, waiting=False)):
+        assert ask(a_job(status=running()), at_work(0, waiting=True), silent, other).status.incarnation == 1
+    assert ask(a_job(status=running()), at_work(0, waiting=True), silent, done(2)).status.incarnation == 2
+
+
 def test_a_member_that_falls_silent_while_the_group_forms_is_lost_too() -> None:
     job = a_job(status=starting(2))
     first = ask(job, idle(0, 2), idle(1, 2, connected=False, silent=4.0), idle(2, 2))
-    assert first.status.incarnation == 2 and first.wake_at == later(6)
-    silent = idle(1, 2, connected=False, silent=10.0)
-    then = ask(replace(job, status=first.status), idle(0, 2), silent, idle(2, 2), now=later(6))
+    assert first.status.incarnation == 2 and first.wake_at == later(3)
+    silent = idle(1, 2, connected=False, silent=7.0)
+    then = ask(replace(job, status=first.status), idle(0, 2), silent, idle(2, 2), now=later(3))
     assert (then.status.incarnation, then.status.attempts, then.status.replacing) == (3, 0, ("uid-1",))
     assert then.status.last_recovery.failure_class is FailureClass.NODE
 

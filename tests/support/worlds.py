@@ -79,7 +79,8 @@ def idle(index: int, incarnation: int = 0, **more: Any) -> Pod:
 
 
 def at_work(index: int, incarnation: int = 1, step: int | None = None, **more: Any) -> Pod:
-    return a_pod(index, a_report(incarnation, AgentState.RUNNING, step), **more)
+    waiting = more.pop("waiting", False)
+    return a_pod(index, a_report(incarnation, AgentState.RUNNING, step, waiting=waiting), **more)
 
 
 def crashed(index: int, incarnation: int = 1, failure: Failure | None = None, **more: Any) -> Pod:

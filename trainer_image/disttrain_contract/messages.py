@@ -183,6 +183,8 @@ class Report:
     failure: Failure | None = None
     stall: Stall | None = None
     """All ranks of the pod have made no progress for too long; of the one furthest behind."""
+    waiting: bool | None = None
+    """Whether all ranks of the pod have been waiting for others for a while. None: they show no signs of life to tell by."""
     version: int = VERSION
 
 

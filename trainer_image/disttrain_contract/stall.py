@@ -15,7 +15,7 @@ class Phase(IntEnum):
     """What a rank is doing, in the order in which it happens after a step is finished: the smallest is behind."""
 
     STARTING = 0
-    """Imports, building, meeting the others, restoring."""
+    """Imports, building, restoring."""
     AGREEING = 1
     SAVING = 2
     EVALUATING = 3
@@ -29,6 +29,8 @@ class Phase(IntEnum):
     UPDATING = 9
     REGROUPING = 10
     """Out of its group, waiting for the next one: the operator's turn, however long it takes."""
+    MEETING = 11
+    """Looking for the others of its group: they may still be building, or never come."""
 
     @property
     def word(self) -> str:
@@ -37,8 +39,11 @@ class Phase(IntEnum):
 
 
 COLLECTIVE = frozenset(
-    {Phase.STARTING, Phase.AGREEING, Phase.REPORTING, Phase.SYNCHRONISING, Phase.BACKWARD, Phase.REGROUPING}
-)
+    {
+        Phase.STARTING, Phase.AGREEING, Phase.REPORTING, Phase.SYNCHRONISING, Phase.BACKWARD, Phase.REGROUPING,
+        Phase.MEETING,
+    }
+)  # fmt: skip
 """Phases in which a rank may be waiting for another one."""
 
 

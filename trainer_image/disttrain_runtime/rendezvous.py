@@ -25,7 +25,8 @@ TIMEOUT = timedelta(minutes=30)
 """torch's own default for gloo. A dead peer is seen at once by its closed connection; this only ends what nobody watches."""
 CONNECT = timedelta(seconds=10)
 """For everybody to connect to everybody, once all are there. Who dies in these milliseconds is not always noticed."""
-_KNOCK_SECONDS = 5.0
+_KNOCK_SECONDS = 1.0
+"""A node that is cut off swallows the knock; meanwhile nobody looks whether a newer group is called for."""
 _PAUSE = 0.002
 """Between two looks: what the whole meeting takes when everybody is there."""
 

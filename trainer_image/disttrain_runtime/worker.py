@@ -84,7 +84,9 @@ class Worker:
     def _train(self, training: Training) -> bool:
         self.pulse.begin()
         self._connections = Connections()
+        self.pulse.enter(Phase.MEETING)
         group = form_group(self.config.place, self._is_over)
+        self.pulse.enter(Phase.STARTING)
         if self._is_over():  # said before there were connections to cut
             raise PeerGoneError("the group was over before it began")
         return training.run(group, self.config.identity)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -13,9 +14,13 @@ from disttrain_operator.core import group
 from disttrain_operator.core.conditions import Type, is_true
 from disttrain_operator.core.model import Job, Pod, Spec, Verdict, World
 
-LOST_SECONDS = 10.0
-"""A pod whose group has failed and whose stream has been silent for this long is lost: lease (6 s) plus the kubelet's second
-look at its containers. Its node may be gone, so it is force-deleted; the incarnation fences it if it comes back."""
+LOST_SECONDS = 7.0
+"""A pod whose group has failed or waits for it, and whose stream has been silent for this long is lost: lease (6 s) plus a
+second. Its node may be gone, so it is force-deleted; the incarnation fences it if it comes back."""
+
+UNSEEN_SECONDS = 30.0
+"""The same for a group of which nobody can say whether it waits (scripts give no signs of life). An operator that loses its
+stream to one pod while all others keep theirs, and for so long, has lost the pod."""
 
 VICTIM_SECONDS = 1.0
 """How long a victim's word is kept back while members of its group have not spoken: the culprit's own agent is heard within
@@ -69,23 +74,40 @@ def failures(world: World) -> tuple[Found, ...]:
     if group_formed(world):
         there = {p.index for p in seated}
         found += [_missing(i, job) for i in group.seats(job) if i not in there]
-    else:  # no rank of theirs would ever miss it
-        found += [lost(p) for p in group.members(world).values() if is_silent(p)]
+    found += [lost(p) for p in group.members(world).values() if is_silent(p, missed_after(world))]
     return tuple(f for f in found if f is not None)
 
 
-def is_silent(pod: Pod) -> bool:
+def is_silent(pod: Pod, seconds: float = LOST_SECONDS) -> bool:
     """Its agent has been heard of and then not for so long that its node counts as gone."""
     view = pod.agent
-    return pod.exit is None and view is not None and not view.connected and view.silent_seconds >= LOST_SECONDS
+    return pod.exit is None and view is not None and not view.connected and view.silent_seconds >= seconds
+
+
+def missed_after(world: World) -> float:
+    """How long a member may be silent although no rank has failed. A group that trains does not need our streams: only when
+    all who are heard wait for somebody is it the silent one. When nobody is heard, it is we who are cut off."""
+    if not group_formed(world):
+        return LOST_SECONDS  # no rank of theirs would ever miss it
+    n = world.job.status.incarnation
+    heard = [
+        p.report
+        for p in group.members(world).values()
+        if p.agent is not None and p.agent.connected and not group.is_finished(p, n)
+    ]
+    waiting = {r.waiting if r is not None and r.incarnation == n else False for r in heard}
+    if not waiting or False in waiting:
+        return math.inf
+    return UNSEEN_SECONDS if None in waiting else LOST_SECONDS
 
 
 def silence_ends(world: World, now: datetime) -> datetime | None:
-    """When the next member of a group that is forming counts as lost; no event will announce it."""
-    if group_formed(world):
+    """When the next member counts as lost; no event will announce it."""
+    limit = missed_after(world)
+    if limit == math.inf:
         return None
     views = (p.agent for p in group.members(world).values() if p.exit is None)
-    left = (LOST_SECONDS - v.silent_seconds for v in views if v is not None and not v.connected)
+    left = (limit - v.silent_seconds for v in views if v is not None and not v.connected)
     soonest = min((s for s in left if s > 0), default=None)
     return now + timedelta(seconds=soonest) if soonest is not None else None
 
@@ -151,9 +173,10 @@ def verdict(spec: Spec, found: Found) -> Verdict:
 
 def lost(pod: Pod) -> Found:
     """A pod that nobody has heard of for too long."""
+    silent = pod.agent.silent_seconds if pod.agent is not None else LOST_SECONDS
     return Found(
         index=pod.index, pod=pod.name, pod_uid=pod.uid, node=pod.node, failure_class=FailureClass.NODE, step=_step(pod),
-        node_gone=not pod.deleting, message=f"no word from pod {pod.name} for {LOST_SECONDS:.0f} s: its node {pod.node or '?'} is gone or cut off",
+        node_gone=not pod.deleting, message=f"no word from pod {pod.name} for {silent:.0f} s: its node {pod.node or '?'} is gone or cut off",
     )  # fmt: skip
 
 

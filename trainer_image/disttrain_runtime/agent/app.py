@@ -108,7 +108,8 @@ class App:
     @property
     def report(self) -> Report:
         """The whole present state."""
-        return present(self._agent, self._told, self._processes, self._loop.time(), self._watch.stall)
+        watch = self._watch
+        return present(self._agent, self._told, self._processes, self._loop.time(), watch.stall, watch.waiting)
 
     async def run(self, early: Sequence[int] = ()) -> int:
         """Until the pod's work is over; the exit code. `early`: signals that came before we could listen."""

@@ -8,6 +8,7 @@ however long it waits: the other one is, and its own agent sees that.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from disttrain_contract.stall import Phase, Stall
@@ -20,6 +21,8 @@ MAX_GAP = 3 * LOOK_SECONDS
 
 FLOOR_SECONDS = 2.0
 """Shorter stalls happen on any busy machine: a page-in, a collection of garbage, a log line on a slow disk."""
+WAITING_SECONDS = 5.0
+"""A wait for others that is worth a word, long before it could be an alarm: if another pod is silent, too, it is its fault."""
 FACTOR = 5.0
 """Of the 99th percentile. With heavy-tailed steps (log-normal, sigma 0.6) one step in several million takes longer."""
 FEW_STEPS = 20
@@ -31,6 +34,7 @@ FIRST_SECONDS = 300.0
 
 PATIENCE = {
     Phase.STARTING: 3600.0,  # a task may fetch its data, and the volume of a large state be slow
+    Phase.MEETING: 3600.0,  # so the others may be late
     Phase.SAVING: 600.0,
     Phase.EVALUATING: 300.0,  # one batch of it
     Phase.LOADING: 60.0,  # a stall of the data's storage
@@ -92,13 +96,29 @@ def watch(before: Watched | None, seen: Seen, elapsed: float) -> Watched:
 
 def stalled(rules: Rules, watched: Watched) -> Stall | None:
     """What is known about a rank that should have moved by now."""
-    beat = watched.seen.beat or Beat(step=0, phase=Phase.STARTING, since=0.0)
-    stopped = watched.seen.state == "T"
+    beat, stopped = _beat(watched), watched.seen.state == "T"
     if watched.stalled + LOOK_SECONDS <= FLOOR_SECONDS and rules.timeout is None:
         return None  # spares the percentile
     if watched.stalled + LOOK_SECONDS <= _limit(rules, beat, stopped=stopped):
         return None
+    return _stall(rules, watched)
+
+
+def all_wait(rules: Rules, ranks: Iterable[Watched]) -> bool | None:
+    """Whether every rank of the pod waits for others, and has for a while. None: there is nothing to tell by."""
+    watched = [w for w in ranks if w.seen.beat is not None]
+    if not watched:
+        return None
+    return all(w.stalled >= WAITING_SECONDS and _stall(rules, w).waits for w in watched)
+
+
+def _beat(watched: Watched) -> Beat:
+    return watched.seen.beat or Beat(step=0, phase=Phase.STARTING, since=0.0)
+
+
+def _stall(rules: Rules, watched: Watched) -> Stall:
     busy = not rules.spinning and watched.seen.cpu_seconds - watched.cpu_before > watched.stalled / 2
+    beat, stopped = _beat(watched), watched.seen.state == "T"
     return Stall(step=beat.step, phase=beat.phase, seconds=watched.stalled, stopped=stopped, busy=busy)
 
 
@@ -131,6 +151,6 @@ def _limit(rules: Rules, beat: Beat, *, stopped: bool) -> float:
     patience = PATIENCE.get(beat.phase, 0.0)
     if rules.timeout is None:
         return max(patience, step_limit(beat))
-    if beat.phase in (Phase.STARTING, Phase.SAVING, Phase.EVALUATING, Phase.REGROUPING):
+    if beat.phase in (Phase.STARTING, Phase.MEETING, Phase.SAVING, Phase.EVALUATING, Phase.REGROUPING):
         return max(patience, rules.timeout)
     return rules.timeout if beat.timed else max(rules.timeout, FIRST_SECONDS)

@@ -60,7 +60,9 @@ class Told:
         return self.progress.step if self.progress else None
 
 
-def present(agent: Agent, told: Told, processes: int, now: float, stall: Stall | None = None) -> Report:
+def present(
+    agent: Agent, told: Told, processes: int, now: float, stall: Stall | None = None, waiting: bool | None = None
+) -> Report:
     """The whole present state of the pod."""
     failure = agent.failure
     if failure is not None:
@@ -76,4 +78,5 @@ def present(agent: Agent, told: Told, processes: int, now: float, stall: Stall |
         restore=told.restore,
         failure=failure,
         stall=stall if agent.state is AgentState.RUNNING else None,
+        waiting=waiting if agent.state is AgentState.RUNNING else None,
     )

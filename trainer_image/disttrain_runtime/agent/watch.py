@@ -36,6 +36,8 @@ class Watch:
         self._ending: asyncio.Task[None] | None = None
         self.stall: Stall | None = None
         """All ranks stand still: of the one furthest behind, as it was when that was first seen."""
+        self.waiting: bool | None = None
+        """Whether all ranks wait for ranks of other pods; None when there is none to tell by."""
         self._timer = self._loop.call_later(LOOK_SECONDS, self._look)
 
     def close(self) -> None:
@@ -50,16 +52,17 @@ class Watch:
         self._watched = {pid: self._watch(rank, elapsed) for pid, rank in ranks.items()}
         found = {pid: hang.stalled(self._rules, watched) for pid, watched in self._watched.items()}
         stalls = {pid: stall for pid, stall in found.items() if stall is not None}
-        self._tell(min(stalls.values(), key=suspicion) if stalls and len(stalls) == len(found) else None)
+        waiting = hang.all_wait(self._rules, self._watched.values())
+        self._tell(min(stalls.values(), key=suspicion) if stalls and len(stalls) == len(found) else None, waiting)
         hung = {pid: stall for pid, stall in stalls.items() if hang.is_hung(self._rules, self._watched[pid], stall)}
         if hung and self._ending is None:
             pid = min(hung, key=lambda pid: suspicion(hung[pid]))
             self._ending = self._loop.create_task(self._end(ranks[pid], hung[pid]))
             self._ending.add_done_callback(self._ended)
 
-    def _tell(self, stall: Stall | None) -> None:
-        if (stall is None) != (self.stall is None):
-            self.stall = stall
+    def _tell(self, stall: Stall | None, waiting: bool | None) -> None:
+        if (stall is None) != (self.stall is None) or waiting is not self.waiting:
+            self.stall, self.waiting = stall, waiting
             self._alarm.on_stall()
 
     def _watch(self, rank: RankProcess, elapsed: float) -> Watched:
