@@ -100,7 +100,7 @@ def test_a_member_whose_stream_was_cut_a_moment_ago_is_counted_upon() -> None:
     assert first.status.incarnation == 2 and first.wake_at == later(5)
     cut = at_work(2, connected=False, silent=3.0)
     again = ask(replace(job, status=first.status), idle(0, 2), idle(1, 2), cut, now=later(30))
-    assert again.status.incarnation == 2 and again.wake_at == later(37)
+    assert again.status.incarnation == 2 and again.wake_at == later(34)
     silent = at_work(2, connected=False, silent=7.0)
     then = ask(replace(job, status=first.status), idle(0, 2), idle(1, 2), silent, now=later(8))
     assert then.status.seats == (0, 1) and then.status.replacing == ("uid-2",)
