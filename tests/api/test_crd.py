@@ -62,7 +62,6 @@ def test_lists_and_maps_that_users_write_are_bounded() -> None:
     "field",
     [
         "spec.runtimeRef", "spec.queueName",
-        "spec.strategy.parallelism.pipeline", "spec.strategy.parallelism.tensor", "spec.strategy.parallelism.shard",
         "spec.recovery.rules[].onLog", "spec.recovery.rules[].action",
     ],
 )  # fmt: skip

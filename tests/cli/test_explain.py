@@ -39,6 +39,49 @@ def test_it_lists_what_would_be_made(explained: Callable[..., str]) -> None:
     assert "3 pods mnist-0 … mnist-2: trainer:dev, cpu 1, memory 4Gi, /dev/shm 2048Mi, 30 s to save and end" in said
 
 
+@pytest.mark.parametrize(
+    ("parallelism", "says"),
+    [
+        ({"pipeline": {"stages": 3}}, "data parallel × 3 stages (1f1b)"),
+        ({"shard": "full"}, "data parallel × parameters sharded (full)"),
+        ({"tensor": 3}, "data parallel × 3 ranks share each layer"),
+    ],
+)
+def test_a_split_model_is_said(cli: Cli, file: File, parallelism: dict[str, Any], says: str) -> None:
+    raw = job(entrypoint="my.task:build", strategy={"parallelism": parallelism})
+    del raw["spec"]["command"]
+    assert says in " ".join(cli("explain", "-f", file(raw)).out.split())
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({"strategy": {"parallelism": {"tensor": 2, "shard": "full"}}}, "shard cuts the parameters of whole layers"),
+        ({"strategy": {"parallelism": {"pipeline": {"stages": 3, "split": ["1"]}}}}, "pipeline.split names the layer at each cut"),
+        ({"strategy": {"parallelism": {"tensor": 3}, "precision": "fp16"}}, "use bf16"),
+        ({"strategy": {"parallelism": {"pipeline": {"stages": 3}}, "accumulate": 2}}, "set pipeline.microbatches"),
+        ({"strategy": {"parallelism": {"pipeline": {"stages": 3, "schedule": "zeroBubble"}}, "activationCheckpointing": True}},
+         "choose another schedule"),
+        ({"strategy": {"parallelism": {"tensor": 2}}, "processesPerWorker": 1}, "must divide workers × processesPerWorker"),
+        ({"strategy": {"parallelism": {"tensor": 3}}, "elastic": {"minWorkers": 2, "maxWorkers": 4}}, "cannot be elastic"),
+    ],
+)  # fmt: skip
+def test_a_split_that_makes_no_sense_is_refused_with_the_reason(
+    cli: Cli, file: File, spec: dict[str, Any], says: str
+) -> None:
+    raw = job(entrypoint="my.task:build", **spec)
+    del raw["spec"]["command"]
+    done = cli("explain", "-f", file(raw))
+    assert done.code == 2
+    assert says in done.err
+
+
+def test_a_plain_command_splits_its_model_by_itself(cli: Cli, file: File) -> None:
+    done = cli("explain", "-f", file(job(strategy={"parallelism": {"shard": "full"}})))
+    assert done.code == 2
+    assert "spec.strategy belongs to jobs with an entrypoint" in done.err
+
+
 def test_standbys_are_made_too_and_take_the_place_of_a_lost_pod(explained: Callable[..., str]) -> None:
     said = explained(standby=2)
     assert "5 pods mnist-0 … mnist-4 (2 standbys among them)" in said

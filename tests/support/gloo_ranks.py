@@ -81,6 +81,7 @@ class Ranks:
         incarnation: int = 1,
         uid: str = "uid-1",
         regroups: bool = False,
+        env: dict[str, str] | None = None,
     ):
         """`regroups`: the ranks hear orders, as they do from an agent, so that they outlive their group."""
         self.told, self.world = Told(), world
@@ -91,7 +92,7 @@ class Ranks:
         env = {
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
             contract.RUN: json.dumps(asdict(run)), contract.INCARNATION: str(incarnation),
-            "DISTTRAIN_JOB": "story", "DISTTRAIN_JOB_UID": uid,
+            "DISTTRAIN_JOB": "story", "DISTTRAIN_JOB_UID": uid, **(env or {}),
         }  # fmt: skip
         if job_dir is not None:
             env[contract.JOB_DIR] = str(job_dir)

@@ -26,12 +26,19 @@ class Place:
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
+    per_worker: int = 1
+    """Ranks in this pod."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Place:
         """Without RANK: a group of one."""
         rank = int(env.get("RANK", "0"))
-        return cls(rank=rank, world_size=int(env.get("WORLD_SIZE", "1")), local_rank=int(env.get("LOCAL_RANK", "0")))
+        return cls(
+            rank=rank,
+            world_size=int(env.get("WORLD_SIZE", "1")),
+            local_rank=int(env.get("LOCAL_RANK", "0")),
+            per_worker=int(env.get("LOCAL_WORLD_SIZE", "1")),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,8 @@ class Group:
     rank: int
     world_size: int
     device: torch.device
+    per_worker: int = 1
+    """Ranks in one pod."""
 
     @property
     def leads(self) -> bool:

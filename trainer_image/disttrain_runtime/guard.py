@@ -29,9 +29,10 @@ class Guard:
     """One rank's part. `check` is a collective."""
 
     def __init__(
-        self, group: Group, replicated: Callable[[], Sequence[Tensor]], clock: Callable[[], float]
+        self, group: Group, replicated: Callable[[], Sequence[Tensor]], clock: Callable[[], float],
+        held: Callable[[], Sequence[Tensor]] = tuple,
     ) -> None:  # fmt: skip
-        self._group, self._replicated, self._clock = group, replicated, clock
+        self._group, self._replicated, self._held, self._clock = group, replicated, held, clock
         self._not_before = -math.inf
 
     def due(self, now: float) -> bool:
@@ -42,6 +43,7 @@ class Guard:
         """Raises on the ranks that must not go on; the others return, and see their group break."""
         began = self._clock()
         mine, sound = inspect(self._replicated())
+        sound = inspect(self._held())[1] and sound
         largest, negative_smallest, somewhere = self._group.agree([mine, -mine, not sound])
         if somewhere:
             raise NonFiniteError(

@@ -17,10 +17,11 @@ class Meter:
         self._loss = torch.zeros((), dtype=torch.float64, device=group.device)
         self._own = self._total = 0
 
-    def add(self, loss: Tensor, batch: Batch) -> None:
-        """One step: this rank's mean loss counts as often as it has samples."""
-        self._loss = self._loss + loss.double() * batch.share.own
-        self._own += batch.share.own
+    def add(self, loss: Tensor, batch: Batch, *, counts: bool = True) -> None:
+        """One step: this rank's mean loss counts as often as it has samples, unless another rank speaks for it."""
+        if counts:
+            self._loss = self._loss + loss.double() * batch.share.own
+            self._own += batch.share.own
         self._total += batch.share.total
 
     def read(self, now: float) -> tuple[float | None, float]:

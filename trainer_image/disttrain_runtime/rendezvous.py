@@ -48,7 +48,7 @@ def form_group(place: Place, over: Callable[[], bool]) -> Group:
     store = _meet(place, over)
     dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world_size, timeout=CONNECT)
     dist.distributed_c10d.set_timeout(TIMEOUT)
-    return Group(place.rank, place.world_size, device)
+    return Group(place.rank, place.world_size, device, place.per_worker)
 
 
 @contextmanager

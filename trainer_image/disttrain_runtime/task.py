@@ -48,6 +48,8 @@ class Task:
     """Samples → (inputs, targets). None: torch's default_collate."""
     num_loader_workers: int = 0
     """Processes per rank that fetch ahead. 0: fetch in the training process."""
+    tensor_plan: Mapping[str, str] = field(default_factory=dict)
+    """For tensor parallelism: names of linear layers, `*` for any part of one → `column` or `row`."""
 
     def __post_init__(self) -> None:
         for complaint in _complaints(self):
@@ -77,6 +79,9 @@ def _complaints(task: Task) -> Iterable[str]:
     elif task.metrics:
         yield "metrics are given but eval_data is not: there is nothing to measure them on"
     yield from _number_complaints(task)
+    for name, way in task.tensor_plan.items():
+        if way not in ("column", "row"):
+            yield f"tensor_plan[{name!r}] must be 'column' or 'row', got {way!r}"
     for name in ("loss", "optimizer", "schedule", "collate"):
         value = getattr(task, name)
         if not callable(value) and not (value is None and name in ("schedule", "collate")):

@@ -87,10 +87,11 @@ class Training:
         that was under way.
         """
         self.group = group
-        self.guard = Guard(group, self.strategy.replicated, self.clock)
+        self.guard = Guard(group, self.strategy.replicated, self.clock, self.strategy.held)
         self.strategy.enter = self.pulse.enter
         self.strategy.before_update = self.checkpoints.settle_copy
         self.strategy.join(group)
+        seat = self.strategy.seat
         self.checkpoints.join(group, identity)
         unsettled = self._take_up()
         lacking = self._go_on_from_here(replace(self.config, identity=identity))
@@ -104,10 +105,10 @@ class Training:
         for batch in self._batches():
             if self.step >= self.total_steps:
                 break  # an evaluation has said so
-            reseed(self.order.seed, Stream.MODEL, batch.share.step, group.rank)
+            reseed(self.order.seed, Stream.MODEL, batch.share.step, seat.luck)
             loss = self.strategy.step(batch)
-            self.meter.add(loss, batch)
-            self.last_loss = loss, batch.share.own
+            self.meter.add(loss, batch, counts=seat.speaks)
+            self.last_loss = loss, batch.share.own if seat.speaks else 0
             self.step += 1
             if not self.strategy.meets(self.step):
                 self.pulse.enter(Phase.LOADING, self.step)
@@ -144,7 +145,7 @@ class Training:
         """State from those who have it, else from the volume. Gives whether its last step is still to be settled."""
         self.stop.arm()
         sharing = share(self.group.gather(self.met))
-        if sharing is None or (sharing.givers and self.strategy.sharded):
+        if sharing is None or self.strategy.sharded:
             self.step = self.met = self.settled = self.checkpoints.restore(self.clock())
             return False
         own, giver = self.group.rank, sharing.givers.get(self.group.rank)
@@ -236,7 +237,8 @@ class Training:
             return
         self.evaluated = self.step
         self.pulse.enter(Phase.REPORTING)
-        self.metrics = evaluate(self.task, self.strategy.evaluation_model(), self.group, self.pulse.enter)
+        model = self.strategy.evaluation_model()
+        self.metrics = evaluate(self.task, model, self.group, self.strategy.seat, self.pulse.enter)
         improved = enough = False
         if self.group.leads:
             improved = self.records.evaluated(self.step, self.metrics)

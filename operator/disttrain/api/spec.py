@@ -133,10 +133,14 @@ NO_CADENCE = (
 )
 """A volume and nothing else. Defaults are let through: the API server has filled them in before its rules are asked, and into the
 jobs that are stored already."""
+_RIGID = "(has(self.strategy) && has(self.strategy.parallelism) && (self.strategy.parallelism.tensor > 1 || has(self.strategy.parallelism.pipeline)))"
+_GRID = "(self.strategy.parallelism.tensor * (has(self.strategy.parallelism.pipeline) ? self.strategy.parallelism.pipeline.stages : 1))"
 
 SPEC_RULES = (
     Rule("!has(self.strategy) || !has(self.strategy.privacy) || (has(self.entrypoint) && has(self.checkpoint))", "strategy.privacy needs an entrypoint, whose samples the runtime draws, and spec.checkpoint: without a volume a restart would forget what was spent"),
     Rule("!has(self.elastic) || (self.elastic.minWorkers <= self.workers && self.workers <= self.elastic.maxWorkers)", "spec.workers must be between spec.elastic.minWorkers and spec.elastic.maxWorkers"),
+    Rule(f"!{_RIGID} || !has(self.elastic)", "a job with tensor or pipeline cannot be elastic: only whole replicas of the model could come and go"),
+    Rule(f"!{_RIGID} || !has(self.processesPerWorker) || type(self.processesPerWorker) == string || self.workers * self.processesPerWorker % {_GRID} == 0", "tensor × pipeline.stages must divide workers × processesPerWorker, the number of ranks"),
     Rule("has(self.entrypoint) != (has(self.command) && size(self.command) > 0)", "set exactly one of entrypoint (package.module:build) and command (a torchrun-style program)"),
     Rule("!has(self.checkpoint) || !has(self.checkpoint.remote) || has(self.entrypoint)", "spec.checkpoint.remote belongs to jobs with an entrypoint: a plain command saves its state by itself"),
     Rule("!has(self.evaluation) || has(self.entrypoint)", "spec.evaluation belongs to jobs with an entrypoint: a plain command evaluates by itself"),

@@ -2,35 +2,56 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from disttrain.api.schema import ApiModel, Rule, not_implemented, only, rules
+from disttrain.api.schema import ApiModel, Rule, only, rules
 
 
 class Pipeline(ApiModel):
     """Split the model's layers over ranks."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule("!has(self.split) || size(self.split) == self.stages * (self.schedule in ['interleaved1f1b', 'zeroBubble'] ? 2 : 1) - 1", "pipeline.split names the layer at each cut: stages - 1 of them, or 2 × stages - 1 with schedule interleaved1f1b or zeroBubble, which give each rank two runs of layers"),
+        )
+    )  # fmt: skip
 
     stages: int = Field(ge=1, le=1024, description="Number of stages.")
     schedule: Literal["gpipe", "1f1b", "interleaved1f1b", "zeroBubble"] = Field(
         "1f1b", description="Order of forward and backward passes."
     )
     microbatches: int | None = Field(None, ge=1, le=1024, description="Microbatches per step; four per stage if unset.")
+    split: list[Annotated[str, Field(max_length=256)]] | None = Field(
+        None,
+        max_length=2047,
+        description="Names of the layers that begin a stage, all but the first (two runs of layers a stage with interleaved1f1b and zeroBubble); "
+        "if unset, the model is cut so that the dearest stage is as cheap as can be, by measured time.",
+    )
+
+
+_SPLIT = "(has(self.parallelism) && ((has(self.parallelism.tensor) && self.parallelism.tensor > 1) || (has(self.parallelism.pipeline) && self.parallelism.pipeline.stages > 1) || (has(self.parallelism.shard) && self.parallelism.shard != 'none')))"
+"""In CEL: no rank has the whole model."""
 
 
 class Parallelism(ApiModel):
     """Degrees of the mesh. data × tensor × pipeline.stages = world size."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule("self.shard == 'none' || (self.tensor == 1 && (!has(self.pipeline) || self.pipeline.stages == 1))", "parallelism.shard cuts the parameters of whole layers over replicas: with tensor or pipeline, which have cut the model already, leave it out"),
+        )
+    )  # fmt: skip
+
     data: int | Literal["auto"] = Field(
         "auto", description="Number of replicas; auto: what the other axes leave.", json_schema_extra=only("auto")
     )
-    tensor: int = Field(1, ge=1, le=1024, description="Ranks that share each layer.", json_schema_extra=only(1))
-    pipeline: Pipeline | None = Field(
-        None, description="Split layers into stages.", json_schema_extra=not_implemented()
-    )
+    tensor: int = Field(1, ge=1, le=1024, description="Ranks that share each layer.")
+    pipeline: Pipeline | None = Field(None, description="Split layers into stages.")
     shard: Literal["none", "full", "hybrid"] = Field(
-        "none", description="Shard parameters over replicas (FSDP).", json_schema_extra=only("none")
+        "none",
+        description="Shard parameters, gradients and optimizer state over replicas (FSDP): full over all ranks, hybrid over those of a worker.",
     )
 
 
@@ -124,16 +145,18 @@ class Privacy(ApiModel):
 
 
 STRATEGY_RULES = (
-    Rule(f"!has(self.synchronization) || !(self.synchronization.method in {[*LOCAL_METHODS]}) || !has(self.parallelism) || "
-         "(self.parallelism.tensor == 1 && !has(self.parallelism.pipeline) && self.parallelism.shard == 'none')", "modelAveraging, diLoCo, roundRobin, asyncRing and gossip need the whole model on every rank: leave parallelism.tensor, pipeline and shard out"),
+    Rule(f"!{_SPLIT} || !has(self.synchronization) || self.synchronization.method == 'allReduce'", "a model that is split (parallelism.tensor, pipeline, shard) exchanges gradients in every step; the other methods need the whole model on every rank: leave either synchronization.method or parallelism out"),
     Rule("!has(self.privacy) || !has(self.synchronization) || self.synchronization.method == 'allReduce'", "privacy is for synchronization.method allReduce: the other methods exchange parameters or gradients that no noise was added to"),
     Rule("!has(self.privacy) || !has(self.compression) || self.compression.method == 'none'", "privacy and compression exclude each other: noise does not compress"),
-    Rule("!has(self.privacy) || !has(self.parallelism) || ((!has(self.parallelism.tensor) || self.parallelism.tensor == 1) && !has(self.parallelism.pipeline) && (!has(self.parallelism.shard) || self.parallelism.shard == 'none'))", "privacy clips the gradient of each sample over the whole model, so every rank must have all of it: leave parallelism out"),
+    Rule(f"!has(self.privacy) || !{_SPLIT}", "privacy clips the gradient of each sample over the whole model, so every rank must have all of it: leave parallelism out"),
     Rule("!has(self.privacy) || !has(self.precision) || self.precision == 'fp32'", "privacy clips and adds noise in fp32: leave precision out"),
     Rule("!has(self.privacy) || !has(self.maxGradNorm)", "privacy.maxGradNorm clips the gradient of each sample: leave strategy.maxGradNorm out"),
     Rule("!has(self.compression) || self.compression.method == 'none' || !has(self.synchronization) || self.synchronization.method == 'allReduce'", "compression is for gradients that are all-reduced: with another synchronization.method leave it out"),
-    Rule("!has(self.compression) || self.compression.method == 'none' || !has(self.parallelism) || (self.parallelism.shard == 'none' && self.parallelism.tensor == 1 && !has(self.parallelism.pipeline))", "compression is for ranks that each have the whole model: with parallelism.tensor, pipeline or shard leave it out"),
+    Rule(f"!has(self.compression) || self.compression.method == 'none' || !{_SPLIT}", "compression is for ranks that each have the whole model: with parallelism.tensor, pipeline or shard leave it out"),
     Rule("!has(self.precision) || self.precision != 'fp16' || !has(self.synchronization) || self.synchronization.method != 'parameterServer'", "precision fp16 scales the loss until gradients overflow, and no parameter server sees all of them: use bf16 with parameterServer"),
+    Rule(f"!has(self.precision) || self.precision != 'fp16' || !{_SPLIT}", "fp16 scales the loss of a whole model: with parallelism.tensor, pipeline or shard use bf16"),
+    Rule("!has(self.parallelism) || !has(self.parallelism.pipeline) || self.parallelism.pipeline.stages == 1 || !has(self.accumulate) || self.accumulate == 1", "a pipeline accumulates over its microbatches: set pipeline.microbatches and leave accumulate out"),
+    Rule("!has(self.activationCheckpointing) || !self.activationCheckpointing || !has(self.parallelism) || !has(self.parallelism.pipeline) || self.parallelism.pipeline.schedule != 'zeroBubble'", "the zeroBubble schedule runs each backward pass in two halves, and both would need the activations: with activationCheckpointing choose another schedule"),
 )  # fmt: skip
 
 
@@ -156,3 +179,7 @@ class Strategy(ApiModel):
         description="Cut each rank's batch into so many parts, one after the other: less memory, the same step.",
     )
     max_grad_norm: float | None = Field(None, gt=0, description="Clip the gradient of the whole model to this norm.")
+    activation_checkpointing: bool = Field(
+        False,
+        description="Keep only what goes into each block of layers, and compute the rest again in the backward pass: less memory, about a third more work.",
+    )

@@ -76,9 +76,20 @@ def runs(job: Job, program: str, processes: int) -> Iterator[str]:
     config = run.run_config(job)
     if config.entrypoint:
         yield "disttrain's training loop: DDP, a sampler that survives failures, checkpoints, evaluation, progress"
-        yield f"strategy: data parallel, {_synchronised(config.strategy)}; NCCL with GPUs, gloo without"
+        yield f"strategy: {_axes(config.strategy)}; NCCL with GPUs, gloo without"
     else:
         yield f"as by torchrun --nnodes {workers} --nproc-per-node {processes}: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT, PET_* are set"
+
+
+def _axes(strategy: StrategyConfig) -> str:
+    """How the model and the work are spread."""
+    split = strategy.parallelism
+    if strategy.replicas_only:
+        return f"data parallel, {_synchronised(strategy)}"
+    axes = [f"{split.stages} stages ({split.schedule})"] if split.stages > 1 else []
+    axes += [f"{split.tensor} ranks share each layer"] if split.tensor > 1 else []
+    axes += [f"parameters sharded ({split.shard})"] if split.shard != NONE else []
+    return " × ".join(["data parallel", *axes])
 
 
 def _synchronised(strategy: StrategyConfig) -> str:

@@ -6,16 +6,19 @@ from collections.abc import Callable
 
 import torch
 
-from disttrain_contract.strategy import StrategyConfig
+from disttrain_contract.strategy import NONE, Parallelism, StrategyConfig
 from disttrain_runtime.errors import EntrypointError
 from disttrain_runtime.strategies.all_reduce import AllReduce
 from disttrain_runtime.strategies.async_ring import AsyncRing
 from disttrain_runtime.strategies.di_lo_co import DiLoCo
+from disttrain_runtime.strategies.fsdp import FullyShard
 from disttrain_runtime.strategies.gossip import Gossip
 from disttrain_runtime.strategies.model_averaging import ModelAveraging
 from disttrain_runtime.strategies.parameter_server import ParameterServer
+from disttrain_runtime.strategies.pipeline import Pipeline
 from disttrain_runtime.strategies.round_robin import RoundRobin
 from disttrain_runtime.strategies.strategy import Strategy
+from disttrain_runtime.strategies.tensor import TensorParallel
 from disttrain_runtime.task import Task
 
 STRATEGIES: dict[str, Callable[[Task, StrategyConfig, torch.device], Strategy]] = {
@@ -26,8 +29,11 @@ STRATEGIES: dict[str, Callable[[Task, StrategyConfig, torch.device], Strategy]] 
     "gossip": Gossip,
     "modelAveraging": ModelAveraging,
     "roundRobin": RoundRobin,
+    "pipeline": Pipeline,
+    "shard": FullyShard,
+    "tensor": TensorParallel,
 }
-"""By the name in `spec.strategy.synchronization.method`."""
+"""By the name in `spec.strategy.synchronization.method`, or by the way in which the model is split."""
 
 
 def make_strategy(config: StrategyConfig, task: Task, device: torch.device) -> Strategy:
@@ -36,9 +42,20 @@ def make_strategy(config: StrategyConfig, task: Task, device: torch.device) -> S
         from disttrain_runtime.strategies.private import Private  # opacus takes a second to import
 
         return Private(task, config, device)
-    method = config.synchronization.method
+    method = _split_by(config.parallelism) or config.synchronization.method
     if method not in STRATEGIES:
         raise EntrypointError(
             f"strategy.synchronization.method {method!r} is unknown to this image; it has: {', '.join(STRATEGIES)}"
         )
     return STRATEGIES[method](task, config, device)
+
+
+def _split_by(parallelism: Parallelism) -> str | None:
+    """What a rank has no whole model for. Stages may be cut in turn (see `pipeline`)."""
+    if parallelism.stages > 1:
+        return "pipeline"
+    if parallelism.shard != NONE:
+        return "shard"
+    if parallelism.tensor > 1:
+        return "tensor"
+    return None

@@ -46,8 +46,8 @@ def cut(value: Any, first: int, end: int, samples: int) -> Any:
     if isinstance(value, Tensor):
         if value.dim() == 0 or len(value) != samples:
             raise TaskError(
-                f"strategy.accumulate cuts batches along their first dimension, but a tensor of shape {tuple(value.shape)} "
-                f"came with a batch of {samples} samples: collate samples along dimension 0, or leave accumulate out"
+                f"strategy.accumulate and pipelines cut batches along their first dimension, but a tensor of shape {tuple(value.shape)} "
+                f"came with a batch of {samples} samples: collate samples along dimension 0, or leave them out"
             )
         return value[first:end]
     if isinstance(value, dict):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,6 +19,7 @@ from disttrain_runtime.errors import TaskError
 from disttrain_runtime.groups import Group
 from disttrain_runtime.guard import require_finite
 from disttrain_runtime.precision import Precision
+from disttrain_runtime.strategies.blocks import blocks_of, recompute
 from disttrain_runtime.strategies.microbatch import Microbatch, microbatches
 from disttrain_runtime.strategies.strategy import Strategy
 from disttrain_runtime.task import Task, call
@@ -29,14 +30,25 @@ class Replica(Strategy):
 
     def __init__(self, task: Task, config: StrategyConfig, device: torch.device) -> None:
         self.task, self.config, self.device = task, config, device
-        self.model = task.model.to(device).train()
-        self.model.register_forward_pre_hook(self._forward_begins)
-        self.optimizer = task.optimizer(self.model.parameters())
-        self.schedule = task.schedule(self.optimizer) if task.schedule else None
         self.precision = Precision(config.precision, device)
         self._group: Group | None = None
         self._before: dict[str, Tensor] = {}
         """The buffers as they were before the step under way."""
+        self.adopt(self.at_first(task.model))
+
+    def at_first(self, model: nn.Module) -> nn.Module:
+        """What to train, made of the task's model, before there is a group."""
+        model = model.to(self.device)
+        if self.config.activation_checkpointing:
+            recompute(blocks_of(model))
+        return model
+
+    def adopt(self, model: nn.Module) -> None:
+        """Train this model from now on, with an optimizer and a schedule that have not stepped."""
+        self.model = model.train()
+        self._hook = self.model.register_forward_pre_hook(self._forward_begins)
+        self.optimizer = self.task.optimizer(self.model.parameters())
+        self.schedule = self.task.schedule(self.optimizer) if self.task.schedule else None
 
     @override
     def join(self, group: Group) -> None:
@@ -54,6 +66,10 @@ class Replica(Strategy):
         assert self._group is not None, "join a group first"
         return self._group
 
+    def passes(self, batch: Batch) -> Iterable[Microbatch]:
+        """What goes through the model one after the other."""
+        return microbatches(batch, self.config.accumulate)
+
     @property
     def forward_model(self) -> nn.Module:
         """What the inputs go through in training."""
@@ -66,7 +82,7 @@ class Replica(Strategy):
         """
         mean = torch.zeros((), device=self.device)
         self._keep_buffers()
-        for micro in microbatches(batch, self.config.accumulate):
+        for micro in self.passes(batch):
             with nullcontext() if micro.last else self.unsynchronised():
                 loss = self.loss(micro)
                 require_finite(loss, batch.share.step, self.group.rank)

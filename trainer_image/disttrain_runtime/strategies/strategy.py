@@ -28,6 +28,18 @@ class Limit:
     ending: Ending
 
 
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """What a rank trains on: ranks that share one replica of the model share its samples."""
+
+    replica: int
+    replicas: int
+    luck: int
+    """Ranks with the same number draw the same random numbers in the model."""
+    speaks: bool = True
+    """It has the outputs, and counts losses and metrics for its replica; exactly one rank of a replica does."""
+
+
 class Strategy(ABC):
     """Owns the model and the optimizer of one rank, from group to group.
 
@@ -72,7 +84,8 @@ class Strategy(ABC):
 
     def share(self, order: SampleOrder, step: int) -> Share:
         """Which samples of a step are this rank's."""
-        return order.share(step, self.group.rank, self.group.world_size)
+        seat = self.seat
+        return order.share(step, seat.replica, seat.replicas)
 
     @abstractmethod
     def undo(self) -> None:
@@ -128,8 +141,17 @@ class Strategy(ABC):
     def group(self) -> Group:
         """The present one."""
 
+    @property
+    def seat(self) -> Seat:
+        """In the present group. Each rank its own replica, unless the model is split."""
+        return Seat(self.group.rank, self.group.world_size, self.group.rank)
+
     def replicated(self) -> Sequence[Tensor]:
         """Tensors that must have the same bits on all ranks at a meeting."""
+        return ()
+
+    def held(self) -> Sequence[Tensor]:
+        """Tensors that are not replicated, but must be finite at a meeting."""
         return ()
 
     @abstractmethod

@@ -1,0 +1,91 @@
+"""Parameters cut over the ranks: the same training with a part of the memory, from and into any other way to train."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+from tests.strategies.test_pipeline import STEPS, TASK, run, state
+
+from disttrain_contract.env import RunConfig
+from disttrain_contract.messages import Progress
+from disttrain_contract.strategy import Parallelism
+from support.gloo_ranks import Door, Ranks, digests
+
+pytestmark = [pytest.mark.torch, pytest.mark.timeout(120)]
+
+
+def cut(shard: str = "full", config: RunConfig = TASK, **more: object) -> RunConfig:
+    strategy = replace(config.strategy, parallelism=Parallelism(shard=shard), **more)  # type: ignore[arg-type]
+    return replace(config, strategy=strategy)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, torch.Tensor], dict[str, float], float]:
+    folder = tmp_path_factory.mktemp("alone")
+    told = run(folder, "one", TASK, 1).told
+    return state(folder, "one"), dict(told.progress.metrics), told.of(Progress)[0].loss
+
+
+@pytest.mark.parametrize(
+    ("world", "shard", "accumulate", "recomputed"),
+    [(2, "full", 1, False), (3, "full", 2, False), (2, "full", 1, True), (4, "hybrid", 1, False)],
+)
+def test_it_trains_what_one_process_trains(
+    tmp_path: Path, alone: tuple[dict[str, torch.Tensor], dict[str, float], float], world: int, shard: str, accumulate: int, recomputed: bool
+) -> None:  # fmt: skip
+    """Also where shapes do not divide (12 inputs and 2 outputs over 3 ranks), with clipping and uneven last batches."""
+    config = cut(shard, accumulate=accumulate, activation_checkpointing=recomputed)
+    told = run(tmp_path, "job", config, world, env={"LOCAL_WORLD_SIZE": "2"}).told
+    weights, metrics, loss = alone
+    found = state(tmp_path, "job")
+    assert list(found) == list(weights)
+    for name, value in weights.items():
+        torch.testing.assert_close(found[name], value, rtol=5e-4, atol=5e-5, msg=lambda m, n=name: f"{n}: {m}")
+    assert told.progress.metrics["accuracy"] == metrics["accuracy"]
+    assert told.progress.metrics["evalLoss"] == pytest.approx(metrics["evalLoss"], rel=1e-4)
+    assert told.of(Progress)[0].loss == pytest.approx(loss, rel=1e-4)
+
+
+def test_a_killed_rank_costs_the_steps_since_the_checkpoint_and_no_bit(tmp_path: Path) -> None:
+    config = cut(config=replace(TASK, args=(*TASK.args, "--dropout=0.2")))
+    run(tmp_path, "quiet", config, 3)
+    door = Door(tmp_path, 8)
+    config = replace(config, args=(*config.args, f"--doors={tmp_path}", "--at=[8]", "--rank=1"))
+    with Ranks(tmp_path / "logs", config, 3, job_dir=tmp_path / "job", regroups=True) as ranks:
+        pid = ranks.processes[2].pid
+        door.arrive()
+        ranks.kill(1)
+        door.open()
+        ranks.regroup(incarnation=2)
+        assert ranks.ended() == [0] * 3, "\n".join(ranks.output(r) for r in range(3))
+        assert ranks.processes[2].pid == pid
+    assert [(r.step, r.source) for r in ranks.told.restores] == [(0, "none"), (5, "volume")]
+    assert digests(tmp_path / "job", STEPS) == digests(tmp_path / "quiet", STEPS)
+
+
+def test_a_checkpoint_does_not_know_over_how_many_ranks_it_was_cut(
+    tmp_path: Path, alone: tuple[dict[str, torch.Tensor], dict[str, float], float]
+) -> None:
+    """Two ranks, then three, then plain replicas."""
+    for incarnation, (world, config) in enumerate([(2, cut()), (3, cut()), (2, TASK)], start=1):
+        config = replace(config, args=(*config.args, f"--until={4 * incarnation}"))
+        told = run(tmp_path, "job", config, world, incarnation=incarnation).told
+        assert (told.restores[-1].step, told.restores[-1].source) == (
+            4 * (incarnation - 1),
+            "volume" if incarnation > 1 else "none",
+        )
+    found = state(tmp_path, "job")
+    for name, value in alone[0].items():
+        torch.testing.assert_close(found[name], value, rtol=5e-4, atol=5e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_hybrid_needs_workers_with_several_ranks(tmp_path: Path) -> None:
+    with Ranks(tmp_path / "logs", cut("hybrid"), 2, job_dir=tmp_path / "job") as ranks:
+        ranks.ended()
+        assert "set processesPerWorker to 2 or more" in ranks.told.failure(0).message
