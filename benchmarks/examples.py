@@ -16,13 +16,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from disttrain_contract.strategy import StrategyConfig
 from disttrain_operator.manifests.strategy import strategy_config
+
+if TYPE_CHECKING:
+    from disttrain_runtime.task import Task
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs" / "examples"
@@ -44,9 +48,8 @@ def command(spec: dict[str, Any]) -> list[str]:
 
 def strategy_words(config: StrategyConfig) -> dict[str, Any]:
     """For the worker's command line: only what is not the default."""
-    default = StrategyConfig()
-    names = ("precision", "accumulate", "max_grad_norm")
-    return {name: getattr(config, name) for name in names if getattr(config, name) != getattr(default, name)}
+    default = asdict(StrategyConfig())
+    return {name: value for name, value in asdict(config).items() if value != default[name]}
 
 
 def bytes_sent(pid: int) -> int:
@@ -80,24 +83,41 @@ def measure(name: str) -> dict[str, Any]:
     if process.returncode:
         raise SystemExit(f"{name} ended with {process.returncode}")
     first, last = lines[0], lines[-2]  # the last line comes when the ranks may be gone already
-    parameters = count_parameters(spec["entrypoint"], spec["args"])
+    parameters, formula = expected(spec)
     sent = (last["bytes"] - first["bytes"]) / (last["step"] - first["step"])
     return {
         "workers": spec["workers"],
         "parameters": parameters,
         "bytesPerStep": round(sent),
-        "formulaBytesPerStep": 2 * (spec["workers"] - 1) * 4 * parameters,
+        "formulaBytesPerStep": formula,
         "machine": f"{os.cpu_count()} cores, gloo, load {load:.0f} at the start",
         "lines": lines,
     }
 
 
-def count_parameters(entrypoint: str, args: list[str]) -> int:
-    """Of the task's model."""
+def expected(spec: dict[str, Any]) -> tuple[int, int]:
+    """Parameters of the task's model, and the bytes that all ranks together send in a step, by the formulas of docs/strategies."""
     sys.path.insert(0, str(ROOT / "examples"))
     from disttrain_runtime.entrypoint import build_task
 
-    return sum(p.numel() for p in build_task(entrypoint, tuple(args)).model.parameters())
+    task = build_task(spec["entrypoint"], tuple(spec["args"]))
+    parameters = sum(p.numel() for p in task.model.parameters())
+    stages = strategy_config(spec.get("strategy", {})).parallelism.stages
+    gradients = 2 * (spec["workers"] // stages - 1) * 4 * parameters
+    return parameters, gradients + (2 * (stages - 1) * activations(task) if stages > 1 else 0)
+
+
+def activations(task: Task) -> int:
+    """Bytes of what passes through one cut of the model for a batch: of the widest, where they differ."""
+    import torch
+
+    from disttrain_runtime.pipeline.boundaries import boundaries, without_memory
+    from disttrain_runtime.strategies.blocks import chain_of
+
+    layers = without_memory([layer for _, layer in chain_of(task.model)])
+    inputs = torch.stack([task.train_data[0][0]] * task.batch_size)
+    between = boundaries([[layer] for layer in layers], inputs)[:-1]
+    return max(sum(t.numel() * t.element_size() for t in tensors) for tensors in between)
 
 
 def plot(name: str, found: dict[str, Any]) -> None:

@@ -61,6 +61,7 @@ class Checkpointing:
 
     def restore(self, now: float) -> int:
         """A collective. Load the newest good checkpoint, if any, and give its step."""
+        self.abandon()  # a rank that lived on may still be writing the very one that is looked for
         restored = self._open()
         if restored.state is not None:
             self._strategy.load_whole(restored.state)
