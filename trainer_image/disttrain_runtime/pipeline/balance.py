@@ -19,17 +19,22 @@ def home(chunk: int, stages: int, schedule: str) -> int:
     return stages - 1 - place if schedule == "zeroBubble" and lap % 2 else place
 
 
+def require_layers(count: int, parts: int) -> None:
+    """Raises EntrypointError when there are fewer layers than runs of them."""
+    if parts > count:
+        raise EntrypointError(
+            f"strategy.parallelism.pipeline wants {parts} runs of layers, but the model has {count} layers: "
+            f"fewer stages, or cut the model finer"
+        )
+
+
 def balanced(costs: Sequence[float], parts: int) -> list[Run]:
     """The cut in which the most expensive run is as cheap as can be; among those, early runs are the short ones.
 
     Dynamic programming over the last cut, O(parts × layers²): `best[p][n]` is the price of the first n layers in p runs.
     """
     count = len(costs)
-    if parts > count:
-        raise EntrypointError(
-            f"strategy.parallelism.pipeline wants {parts} runs of layers, but the model has {count} layers: "
-            f"fewer stages, or cut the model finer"
-        )
+    require_layers(count, parts)
     before = [0.0]
     for cost in costs:
         before.append(before[-1] + cost)

@@ -22,7 +22,7 @@ from disttrain_runtime.data import Batch
 from disttrain_runtime.errors import TaskError
 from disttrain_runtime.groups import Group
 from disttrain_runtime.guard import require_finite
-from disttrain_runtime.pipeline.balance import CHUNKS, Run, balanced, explicit, home
+from disttrain_runtime.pipeline.balance import CHUNKS, Run, balanced, explicit, home, require_layers
 from disttrain_runtime.pipeline.boundaries import Boundary, boundaries, signature, without_memory
 from disttrain_runtime.pipeline.cost import measure
 from disttrain_runtime.pipeline.pieces import Piece, outputs_of, pieces
@@ -31,7 +31,7 @@ from disttrain_runtime.pipeline.schedules import Schedule, make_schedule
 from disttrain_runtime.pipeline.stage import Chunk, Stage
 from disttrain_runtime.sampler import split
 from disttrain_runtime.strategies.blocks import chain_of, recompute
-from disttrain_runtime.strategies.mesh import DATA, STAGE, TENSOR, Mesh
+from disttrain_runtime.strategies.mesh import DATA, STAGE, TENSOR, Mesh, spot_of
 from disttrain_runtime.strategies.microbatch import microbatches
 from disttrain_runtime.strategies.parted import Parted, add_up
 from disttrain_runtime.strategies.strategy import Seat
@@ -53,7 +53,8 @@ class Pipeline(Parted):
         self._shapes = without_memory(self._whole)
         self._names = [name for name, _ in chain_of(task.model)]
         self._runs = CHUNKS[self._plan.schedule] * self._plan.stages
-        self._bounds: list[Run] = []
+        self._bounds: list[Run] = explicit(self._names, self._plan.split, self._runs) if self._plan.split else []
+        require_layers(len(self._names), self._runs)
         self._chunks: dict[int, Chunk] = {}
         self._costs: list[float] = []
         self._schedules: dict[Any, Schedule] = {}
@@ -69,8 +70,9 @@ class Pipeline(Parted):
     @override
     def join(self, group: Group) -> None:
         self._group = group
+        spot = spot_of(group.rank, group.world_size, self._plan.stages, self._plan.tensor)
+        _check_batch_norm(self.task, spot.replicas, self._count)  # before a collective: each rank says it by itself
         self._mesh = Mesh(group, self._plan.stages, self._plan.tensor)
-        _check_batch_norm(self.task, self._mesh.spot.replicas, self._count)
 
     @property
     @override
@@ -116,7 +118,7 @@ class Pipeline(Parted):
     def _agree_on_bounds(self) -> list[Run]:
         """What rank 0 measured counts: clocks differ."""
         if self._plan.split:
-            return explicit(self._names, self._plan.split, self._runs)
+            return self._bounds
         said = self.group.broadcast(json.dumps(self._costs).encode() if self.group.leads else None)
         return balanced(json.loads(said), self._runs)
 
