@@ -177,6 +177,13 @@ def test_a_silent_member_is_lost_when_all_others_wait_for_it() -> None:
     assert "no word from pod mnist-1 for 7 s" in then.status.last_recovery.cause
 
 
+def test_a_node_is_lost_with_all_its_members_though_the_silence_of_some_is_younger() -> None:
+    cut = [at_work(i, connected=False, silent=s, node="cut") for i, s in ((1, 7.0), (2, 5.2))]
+    elsewhere = at_work(3, connected=False, silent=5.2, node="slow")
+    answer = ask(a_job(workers=4, status=running()), at_work(0, waiting=True), *cut, elsewhere)
+    assert (answer.status.incarnation, answer.status.replacing) == (2, ("uid-1", "uid-2"))
+
+
 def test_of_scripts_nobody_knows_whether_they_wait_so_silence_must_last_longer() -> None:
     def after(seconds: float) -> int:
         others = (at_work(0, waiting=None), at_work(2, waiting=True))

@@ -74,7 +74,7 @@ def failures(world: World) -> tuple[Found, ...]:
     if group_formed(world):
         there = {p.index for p in seated}
         found += [_missing(i, job) for i in group.seats(job) if i not in there]
-    found += [lost(p) for p in group.members(world).values() if is_silent(p, missed_after(world))]
+    found += [lost(p) for p in gone(world, missed_after(world))]
     return tuple(f for f in found if f is not None)
 
 
@@ -82,6 +82,15 @@ def is_silent(pod: Pod, seconds: float = LOST_SECONDS) -> bool:
     """Its agent has been heard of and then not for so long that its node counts as gone."""
     view = pod.agent
     return pod.exit is None and view is not None and not view.connected and view.silent_seconds >= seconds
+
+
+def gone(world: World, seconds: float = LOST_SECONDS) -> list[Pod]:
+    """Members that have been silent for so long, and with each the others of its node whose streams were cut: two heartbeats
+    of one node differ by up to two seconds, and a group that forms in between would form in vain."""
+    there = group.members(world).values()
+    silent = [p for p in there if is_silent(p, seconds)]
+    nodes = {p.node for p in silent if p.node is not None}
+    return [p for p in there if p in silent or (p.node in nodes and is_silent(p, 0.0))]
 
 
 def missed_after(world: World) -> float:

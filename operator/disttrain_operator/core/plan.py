@@ -84,7 +84,7 @@ def _failed(world: World, found: tuple[Found, ...], now: datetime) -> Plan:
     """Somebody failed: while only victims have spoken, wait for the culprit's word; then charge and restart."""
     cause = failure.root_cause(found)
     if cause.is_victim and (silent := failure.suspects(world)):
-        gone = [p for p in silent if failure.is_silent(p)]
+        gone = failure.gone(world)
         if not gone:
             return _wait_for(world, silent, cause, now)
         cause = failure.lost(gone[0])
