@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +12,10 @@ pytest.importorskip("torch")
 import torch
 from tests.strategies.test_pipeline import STEPS, TASK, run, state
 
-from disttrain_contract.env import CheckpointConfig, RunConfig
+from disttrain_contract.env import RunConfig
 from disttrain_contract.messages import Progress
 from disttrain_contract.strategy import Parallelism
-from support.gloo_ranks import Door, Ranks, digests, writer_of
+from support.gloo_ranks import Door, Ranks, digests
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(120)]
 
@@ -70,28 +67,6 @@ def test_a_killed_rank_costs_the_steps_since_the_checkpoint_and_no_bit(tmp_path:
         assert ranks.processes[2].pid == pid
     assert [(r.step, r.source) for r in ranks.told.restores] == [(0, "none"), (5, "volume")]
     assert digests(tmp_path / "job", STEPS) == digests(tmp_path / "quiet", STEPS)
-
-
-def test_a_save_under_way_is_waited_for_because_all_start_from_it(tmp_path: Path) -> None:
-    """The disk takes its time over step 5; rank 1 dies in step 8."""
-    before, dying = Door(tmp_path, 3), Door(tmp_path, 8)
-    config = cut(config=replace(TASK, checkpoint=CheckpointConfig(every_steps=5, asynchronous=True)))
-    config = replace(config, args=(*config.args, f"--doors={tmp_path}", "--at=[3,8]", "--rank=1"))
-    with Ranks(tmp_path / "logs", config, 2, job_dir=tmp_path / "job", regroups=True) as ranks:
-        before.arrive()
-        writer = writer_of(ranks.processes[0].pid)
-        os.kill(writer, signal.SIGSTOP)
-        before.open()
-        dying.arrive()
-        ranks.kill(1)
-        ranks.regroup(incarnation=2)
-        time.sleep(2)  # only if the new group forms before the disk is done is there anything to wait for
-        os.kill(writer, signal.SIGCONT)
-        before.arrive()  # the replacement counts its own steps
-        before.open()
-        assert ranks.ended() == [0] * 2, ranks.output(0)
-    assert [(r.step, r.source) for r in ranks.told.restores] == [(0, "none"), (5, "volume")]
-    assert [(c.step, c.incarnation) for c in ranks.told.checkpoints] == [(5, 1), (10, 2), (12, 2)]
 
 
 def test_a_checkpoint_does_not_know_over_how_many_ranks_it_was_cut(
