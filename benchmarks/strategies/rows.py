@@ -1,0 +1,85 @@
+"""The strategies that are measured: one line each, with its formula and the bare loop beside it.
+
+A new strategy is a new line here, and a class in `bare.py` if no loop there does the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.strategies import formulas
+from benchmarks.strategies.formulas import Formula
+from disttrain_contract.strategy import Compression, Parallelism, StrategyConfig, Synchronization
+
+EVERY = 8
+"""Steps between the exchanges of model averaging."""
+OUTER_EVERY = 16
+"""The same of DiLoCo."""
+TURN_EVERY = 4
+"""The same of round-robin."""
+BLOCK = 16
+"""Steps after which all of these methods meet: what is measured, is measured from meeting to meeting."""
+STALENESS = 4
+RATIO, RANK = 0.01, 4
+"""Of topK and powerSGD."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One strategy."""
+
+    name: str
+    config: StrategyConfig
+    bytes: Formula
+    bare: str
+    """Which loop of `bare.py` does the same."""
+    ranks: int = 3
+    """When bytes are counted: three tell W from 2."""
+    race_ranks: int = 2
+    """When time is measured: as many as this machine has cores."""
+    learns: bool = True
+    """Whether it trains the digits example, too."""
+    chosen: dict[str, Any]
+    """What differs from the defaults, for the bare loop."""
+
+
+def _synchronized(name: str, method: str, bytes_: Formula, bare: str, **chosen: Any) -> Row:
+    config = StrategyConfig(synchronization=Synchronization(method=method, **chosen))
+    return Row(name=name, config=config, bytes=bytes_, bare=bare, chosen=chosen)
+
+
+def _compressed(method: str, bytes_: Formula, **chosen: Any) -> Row:
+    config = StrategyConfig(compression=Compression(method=method, **chosen))
+    return Row(name=method, config=config, bytes=bytes_, bare=method, chosen=chosen)
+
+
+ROWS: tuple[Row, ...] = (
+    _synchronized("allReduce", "allReduce", formulas.all_reduce, "ddp"),
+    _compressed("fp16", formulas.half),
+    _compressed("bf16", formulas.half),
+    _compressed("powerSGD", formulas.power_sgd(RANK), rank=RANK),
+    _compressed("topK", formulas.top_k(RATIO), ratio=RATIO),
+    _compressed("sign", formulas.sign),
+    _synchronized("parameterServer", "parameterServer", formulas.parameter_server(BLOCK), "servers"),
+    _synchronized("parameterServer async", "parameterServer", formulas.parameter_server(BLOCK), "servers", max_staleness=STALENESS),
+    _synchronized("modelAveraging", "modelAveraging", formulas.averaging(EVERY), "averaging", every_steps=EVERY),
+    _synchronized("diLoCo", "diLoCo", formulas.averaging(OUTER_EVERY, moments=0), "diLoCo", every_steps=OUTER_EVERY),
+    _synchronized("roundRobin", "roundRobin", formulas.round_robin(TURN_EVERY), "turns", every_steps=TURN_EVERY),
+    _synchronized("asyncRing", "asyncRing", formulas.averaging(1, moments=0), "ring", max_staleness=STALENESS, meet_every_steps=BLOCK),
+    _synchronized("gossip", "gossip", formulas.gossip(1, BLOCK), "gossip", meet_every_steps=BLOCK),
+)  # fmt: skip
+
+
+def chosen_rows(names: Sequence[str] | None) -> list[Row]:
+    """Those of these names, in the table's order; all, if none is given."""
+    known = {row.name for row in ROWS}
+    if unknown := set(names or ()) - known:
+        raise SystemExit(f"--only knows {', '.join(sorted(known))}; not {', '.join(sorted(unknown))}")
+    return [row for row in ROWS if not names or row.name in names]
+
+
+def named(name: str) -> Row:
+    """The row of this name. Processes are told names: formulas do not travel."""
+    return next(row for row in ROWS if row.name == name)
