@@ -15,7 +15,7 @@ from typing import Any
 
 Story = Callable[..., Any]
 """(place, …) → what this rank has measured, picklable. Importable, not a closure."""
-PRELOAD = ["benchmarks.strategies.stories"]
+PRELOAD = ["benchmarks.strategies.stories", "benchmarks.strategies.link"]
 SECONDS = 300.0
 """No story takes longer: it hangs."""
 _TICK = 0.2

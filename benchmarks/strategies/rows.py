@@ -22,7 +22,7 @@ TURN_EVERY = 4
 BLOCK = 16
 """Steps after which all of these methods meet: what is measured, is measured from meeting to meeting."""
 STALENESS = 4
-RATIO, RANK = 0.01, 4
+RATIO, RANK = 0.01, 8
 """Of topK and powerSGD."""
 
 
