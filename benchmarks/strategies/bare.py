@@ -99,12 +99,8 @@ class PowerSGD(Ddp):
     """torch's hook with its error feedback, one bucket after the other: on gloo its inner all-reduces meet in any order otherwise."""
 
     def hook(self) -> tuple[Any, Callable[..., Any]]:
-        def in_turn(state: powerSGD_hook.PowerSGDState, bucket: dist.GradBucket) -> Any:
-            sending = powerSGD_hook.powerSGD_hook(state, bucket)
-            sending.wait()
-            return sending
-
-        return powerSGD_hook.PowerSGDState(None, self.chosen["rank"], start_powerSGD_iter=2), in_turn
+        state = powerSGD_hook.PowerSGDState(None, self.chosen["rank"], start_powerSGD_iter=2)
+        return state, bare_hooks.power_sgd_in_turn
 
 
 class TopK(Ddp):
