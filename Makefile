@@ -92,6 +92,10 @@ bench-scale: cluster-up ## 1,000 jobs of 4 pods on KWOK: time, memory, writes
 bench-recovery: setup ## SIGKILL to the next new step, beside torchrun and torchft: an hour (QUICK=1: minutes)
 	@$(PY) -m benchmarks.recovery $(if $(QUICK),--quick,--trials $(TRIALS))
 
+.PHONY: bench-strategies
+bench-strategies: setup ## bytes, time, memory, accuracy of every strategy beside formula and bare torch; a slow link (as root; QUICK=1)
+	@PYTHONPATH=.:operator:trainer_image nice -n 5 $(PY) -m benchmarks.strategies $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
+
 .PHONY: bench-storm
 bench-storm: install ## ten minutes of random faults on the cluster: does the result change by one bit? (SECONDS=600 SEED=…)
 	@$(PY) -m benchmarks.storm --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED))

@@ -18,8 +18,10 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_
 from torch.distributed.algorithms.model_averaging import averagers, utils
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
+from typing_extensions import override
 
 from benchmarks.strategies import bare_hooks
+from disttrain_runtime.groups import begun
 from disttrain_runtime.task import Task
 
 
@@ -65,6 +67,7 @@ class Bare(ABC):
 class Ddp(Bare):
     """DistributedDataParallel, with a communication hook if there is one."""
 
+    @override
     def begin(self) -> None:
         super().begin()
         self.model = DistributedDataParallel(self.task.model, gradient_as_bucket_view=True)
@@ -75,15 +78,17 @@ class Ddp(Bare):
         """(its state, itself)"""
         return None
 
+    @override
     def train(self, inputs: Tensor, targets: Tensor) -> None:
         self.optimizer.zero_grad()
-        self.task.loss(self.model(inputs), targets).backward()
+        torch.autograd.backward(self.task.loss(self.model(inputs), targets))
         self.optimizer.step()
 
 
 class Fp16(Ddp):
     """torch's hook; it has no error feedback."""
 
+    @override
     def hook(self) -> tuple[Any, Callable[..., Any]]:
         return dist.group.WORLD, default_hooks.fp16_compress_hook
 
@@ -91,6 +96,7 @@ class Fp16(Ddp):
 class Bf16(Ddp):
     """torch's hook; it has no error feedback."""
 
+    @override
     def hook(self) -> tuple[Any, Callable[..., Any]]:
         return dist.group.WORLD, default_hooks.bf16_compress_hook
 
@@ -98,6 +104,7 @@ class Bf16(Ddp):
 class PowerSGD(Ddp):
     """torch's hook with its error feedback, one bucket after the other: on gloo its inner all-reduces meet in any order otherwise."""
 
+    @override
     def hook(self) -> tuple[Any, Callable[..., Any]]:
         state = powerSGD_hook.PowerSGDState(None, self.chosen["rank"], start_powerSGD_iter=2)
         return state, bare_hooks.power_sgd_in_turn
@@ -106,6 +113,7 @@ class PowerSGD(Ddp):
 class TopK(Ddp):
     """A minimal hook."""
 
+    @override
     def hook(self) -> tuple[Any, Callable[..., Any]]:
         return bare_hooks.TopK(self.chosen["ratio"]), bare_hooks.gather
 
@@ -113,6 +121,7 @@ class TopK(Ddp):
 class Sign(Ddp):
     """A minimal hook."""
 
+    @override
     def hook(self) -> tuple[Any, Callable[..., Any]]:
         return bare_hooks.Sign(), bare_hooks.gather
 
@@ -120,9 +129,10 @@ class Sign(Ddp):
 class Local(Bare):
     """Each rank alone, and something every few steps."""
 
+    @override
     def train(self, inputs: Tensor, targets: Tensor) -> None:
         self.optimizer.zero_grad()
-        self.task.loss(self.task.model(inputs), targets).backward()
+        torch.autograd.backward(self.task.loss(self.task.model(inputs), targets))
         self.optimizer.step()
         self.exchange()
 
@@ -148,10 +158,12 @@ class Local(Bare):
 class Averaging(Local):
     """torch's periodic averaging, of the moments as well."""
 
+    @override
     def begin(self) -> None:
         super().begin()
         self.averager = averagers.PeriodicModelAverager(period=self.chosen["every_steps"])
 
+    @override
     def exchange(self) -> None:
         last = self.steps % self.chosen["every_steps"] == 0
         self.averager.step = 0 if last else 1  # its own count begins with an exchange
@@ -159,17 +171,19 @@ class Averaging(Local):
         if last:
             slots = [self.optimizer.state[p] for p in self.live]
             moments = [slot[name] for slot in slots for name in ("exp_avg", "exp_avg_sq")]
-            utils.average_parameters(iter(moments), dist.group.WORLD)
+            utils.average_parameters(iter(moments), dist.distributed_c10d._get_default_group())
 
 
 class DiLoCo(Local):
     """An outer SGD with Nesterov momentum."""
 
+    @override
     def begin(self) -> None:
         super().begin()
         self.common = nn.Parameter(self.row)
         self.outer = torch.optim.SGD([self.common], lr=0.7, momentum=0.9, nesterov=True)
 
+    @override
     def exchange(self) -> None:
         if self.steps % self.chosen["every_steps"]:
             return
@@ -183,10 +197,12 @@ class DiLoCo(Local):
 class Turns(Local):
     """One rank's progress at a time."""
 
+    @override
     def begin(self) -> None:
         super().begin()
         self.common = self.row
 
+    @override
     def exchange(self) -> None:
         every = self.chosen["every_steps"]
         if self.steps % every:
@@ -202,11 +218,13 @@ class Turns(Local):
 class Ring(Local):
     """All-reduces of progress that are waited for some steps later."""
 
+    @override
     def begin(self) -> None:
         super().begin()
         self.told = self.row
         self.under_way: deque[tuple[int, Tensor, Tensor, Any]] = deque()
 
+    @override
     def exchange(self) -> None:
         row = self.row
         own = row - self.told
@@ -228,11 +246,14 @@ class Ring(Local):
 class Gossip(Local):
     """To the next rank, and from the one before; the mean at each meeting."""
 
+    @override
     def exchange(self) -> None:
         row = self.row
         other = torch.empty_like(row)
         towards, source = (self.rank + 1) % self.world, (self.rank - 1) % self.world
-        for work in dist.batch_isend_irecv([dist.P2POp(dist.isend, row, towards), dist.P2POp(dist.irecv, other, source)]):
+        for work in dist.batch_isend_irecv(
+            [dist.P2POp(dist.isend, row, towards), dist.P2POp(dist.irecv, other, source)]
+        ):
             work.wait()
         mixed = (row + other) / 2
         if self.steps % self.chosen["meet_every_steps"] == 0:
@@ -244,6 +265,7 @@ class Gossip(Local):
 class Servers(Bare):
     """Each rank owns some tensors: gradients are reduced to it, it updates, and sends them out."""
 
+    @override
     def begin(self) -> None:
         parameters = sorted(self.task.model.parameters(), key=lambda p: -p.numel())
         self.owned: list[list[nn.Parameter]] = [[] for _ in range(self.world)]
@@ -251,18 +273,19 @@ class Servers(Bare):
             min(self.owned, key=lambda held: sum(p.numel() for p in held)).append(parameter)
         self.optimizer = self.task.optimizer(iter(self.owned[self.rank]))
 
+    @override
     def train(self, inputs: Tensor, targets: Tensor) -> None:
         self.task.model.zero_grad()
-        self.task.loss(self.task.model(inputs), targets).backward()
+        torch.autograd.backward(self.task.loss(self.task.model(inputs), targets))
         rows = [_flat([p.grad for p in held if p.grad is not None]) for held in self.owned]
-        works = [dist.reduce(row, owner, async_op=True) for owner, row in enumerate(rows)]
+        works = [begun(dist.reduce(row, owner, async_op=True)) for owner, row in enumerate(rows)]
         for work in works:
             work.wait()
         for parameter, part in zip(self.owned[self.rank], _cut(rows[self.rank], self.owned[self.rank]), strict=True):
             parameter.grad = part / self.world
         self.optimizer.step()
         rows = [_flat(held) for held in self.owned]
-        works = [dist.broadcast(row, owner, async_op=True) for owner, row in enumerate(rows)]
+        works = [begun(dist.broadcast(row, owner, async_op=True)) for owner, row in enumerate(rows)]
         for work in works:
             work.wait()
         with torch.no_grad():

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook
 from torch.futures import Future
 
@@ -29,7 +30,7 @@ class Codec(Protocol):
         ...
 
 
-def gather(codec: Codec, bucket: dist.GradBucket) -> Future[Tensor]:
+def gather(codec: Codec, bucket: GradBucket) -> Future[Tensor]:
     """Everybody's message to everybody."""
     values, number, world = bucket.buffer(), bucket.index(), dist.get_world_size()
     if number in codec.lost and codec.lost[number].numel() == values.numel():
@@ -49,9 +50,9 @@ def gather(codec: Codec, bucket: dist.GradBucket) -> Future[Tensor]:
     return work.get_future().then(mean)
 
 
-def power_sgd_in_turn(state: powerSGD_hook.PowerSGDState, bucket: dist.GradBucket) -> Future[Tensor]:
+def power_sgd_in_turn(state: powerSGD_hook.PowerSGDState, bucket: GradBucket) -> Future[Tensor]:
     """torch's hook, one bucket after the other: its inner all-reduces of two buckets would meet in any order on gloo."""
-    sending = powerSGD_hook.powerSGD_hook(state, bucket)
+    sending: Future[Tensor] = powerSGD_hook.powerSGD_hook(state, bucket)
     sending.wait()
     return sending
 

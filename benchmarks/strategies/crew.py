@@ -51,7 +51,9 @@ def collect(answers: Any, ranks: list[Any]) -> list[Any]:
         except queue.Empty:
             lost = [r for r, process in enumerate(ranks) if r not in found and process.exitcode not in (None, 0)]
             if lost or time.monotonic() > end:
-                raise SystemExit(f"ranks {lost or 'all'} of {len(ranks)} gave no answer; only {sorted(found)} did") from None
+                raise SystemExit(
+                    f"ranks {lost or 'all'} of {len(ranks)} gave no answer; only {sorted(found)} did"
+                ) from None
             continue
         if error is not None:
             raise SystemExit(f"rank {rank}: {error}")

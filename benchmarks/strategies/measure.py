@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.strategies import stories, workload
 from benchmarks.strategies.crew import together
 from benchmarks.strategies.formulas import Sizes
+from benchmarks.strategies.ratio import ratio
 from benchmarks.strategies.rows import Row
 
 LEARNING_RANKS = 2
@@ -34,12 +35,6 @@ def race(row: Row, blocks: int) -> dict[str, Any]:
         "ratio": ratio(found["bare"], found["ours"]), "cpu_ratio": ratio(found["bare_cpu"], found["ours_cpu"]),
         "samples": found,
     }  # fmt: skip
-
-
-def ratio(bare: list[float], ours: list[float]) -> dict[str, float]:
-    """Bare time / our time, pair by pair: what slows the machine down slows both. Median and quartiles."""
-    quarters = statistics.quantiles([b / o for b, o in zip(bare, ours, strict=True)], n=4, method="inclusive")
-    return dict(zip(("low", "median", "high"), quarters, strict=True))
 
 
 def accuracy(row: Row, steps: int, seeds: list[int]) -> list[float]:

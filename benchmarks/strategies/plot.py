@@ -24,7 +24,9 @@ def _costs(rows: dict[str, Any], file: Path) -> None:
     figure, (sent, times) = pyplot.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
     names, places = list(rows), range(len(rows))
     counts, races = [row["counts"] for row in rows.values()], [row["race"] for row in rows.values()]
-    sent.barh(places, [c["ours_bytes"] / 1e6 for c in counts], color="#4477aa", height=0.6, label="counted in the kernel")
+    sent.barh(
+        places, [c["ours_bytes"] / 1e6 for c in counts], color="#4477aa", height=0.6, label="counted in the kernel"
+    )
     sent.plot([c["formula_bytes"] / 1e6 for c in counts], places, "k|", markersize=14, label="formula")
     sent.set(xlabel="MB a rank sends in a step", xscale="log", yticks=places)
     sent.set_yticklabels(names, fontsize=8)

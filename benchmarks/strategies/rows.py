@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.strategies import formulas
 from benchmarks.strategies.formulas import Formula
-from disttrain_contract.strategy import Compression, Parallelism, StrategyConfig, Synchronization
+from disttrain_contract.strategy import Compression, StrategyConfig, Synchronization
 
 EVERY = 8
 """Steps between the exchanges of model averaging."""
