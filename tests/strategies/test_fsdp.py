@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +15,10 @@ pytest.importorskip("torch")
 import torch
 from tests.strategies.test_pipeline import STEPS, TASK, run, state
 
-from disttrain_contract.env import RunConfig
-from disttrain_contract.messages import Progress
+from disttrain_contract.env import CheckpointConfig, EvaluationConfig, RunConfig
+from disttrain_contract.messages import Checkpoint, Progress
 from disttrain_contract.strategy import Parallelism
-from support.gloo_ranks import Door, Ranks, digests
+from support.gloo_ranks import Door, Ranks, digests, writer_of
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(120)]
 
@@ -67,6 +70,37 @@ def test_a_killed_rank_costs_the_steps_since_the_checkpoint_and_no_bit(tmp_path:
         assert ranks.processes[2].pid == pid
     assert [(r.step, r.source) for r in ranks.told.restores] == [(0, "none"), (5, "volume")]
     assert digests(tmp_path / "job", STEPS) == digests(tmp_path / "quiet", STEPS)
+
+
+def test_a_save_under_way_is_waited_for_because_all_start_from_it(tmp_path: Path) -> None:
+    """The disk takes its time over step 6; rank 1 dies two steps later."""
+    saved, stuck, dying = Door(tmp_path, 3), Door(tmp_path, 4), Door(tmp_path, 6)
+    often = CheckpointConfig(every_steps=3, asynchronous=True)
+    config = cut(
+        config=replace(TASK, checkpoint=often, evaluation=EvaluationConfig())
+    )  # which would come to the doors, too
+    config = replace(config, args=(*config.args, f"--doors={tmp_path}", "--at=[3,4,6]", "--rank=1"))
+    with Ranks(tmp_path / "logs", config, 2, job_dir=tmp_path / "job", regroups=True) as ranks:
+        saved.arrive()
+        writer = writer_of(ranks.processes[0].pid)
+        while not (tmp_path / "job" / "checkpoints" / "step-00000003").exists():
+            time.sleep(0.01)
+        saved.open()
+        stuck.arrive()
+        ranks.wait_for(lambda _, body: isinstance(body, Checkpoint))
+        os.kill(writer, signal.SIGSTOP)
+        stuck.open()
+        dying.arrive()
+        ranks.kill(1)
+        ranks.regroup(incarnation=2)
+        time.sleep(3)  # only if the new group forms before the disk is done is there anything to wait for
+        os.kill(writer, signal.SIGCONT)
+        for door in (saved, stuck):  # the replacement counts its own steps
+            door.arrive()
+            door.open()
+        assert ranks.ended() == [0] * 2, ranks.output(0)
+    assert [(r.step, r.source) for r in ranks.told.restores] == [(0, "none"), (6, "volume")]
+    assert [(c.step, c.incarnation) for c in ranks.told.checkpoints] == [(3, 1), (6, 1), (9, 2), (12, 2)]
 
 
 def test_a_checkpoint_does_not_know_over_how_many_ranks_it_was_cut(
