@@ -1,4 +1,4 @@
-"""`make bench-strategies`: bytes, time, memory and accuracy of every strategy, and a slow link.
+"""`make bench-strategies`: bytes, time, memory and accuracy of every strategy, idle time of pipelines, and a slow link.
 
 Writes benchmarks/results/strategies.{json,md,png} and strategies-link.png; asserts nothing about time. See README.md beside this
 file. What is already in the JSON and is not measured now, stays: parts can be measured one by one.
@@ -17,11 +17,11 @@ from typing import Any
 from dev.access import REPOSITORY
 from dev.cluster.progress import step
 
-from benchmarks.strategies import measure, plot, report
+from benchmarks.strategies import bubble, link, measure, plot, report
 from benchmarks.strategies.rows import Row, chosen_rows
 
 OUT = REPOSITORY / "benchmarks" / "results"
-PARTS = ("counts", "race", "accuracy", "link")
+PARTS = ("counts", "race", "accuracy", "bubble", "link")
 SEEDS = [1, 2, 3]
 """Of the first row, for the spread; the others have one."""
 
@@ -46,9 +46,11 @@ def main() -> None:
                 with step(f"{part}: {row.name}"):
                     found["rows"].setdefault(row.name, {})[part] = what(row)
                 keep()
+    if "bubble" in chosen.parts:
+        with step("idle time of pipelines"):
+            found["bubble"] = bubble.measure(chosen.quick)
+        keep()
     if "link" in chosen.parts:
-        from benchmarks.strategies import link
-
         found.setdefault("link", {})
         for told in link.measure(chosen.seconds, chosen.only, found["link"]):
             print(f"  {told}", flush=True)

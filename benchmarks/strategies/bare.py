@@ -6,9 +6,9 @@ Where it has none, a minimal loop with the same collectives.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,51 +17,12 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 from torch.distributed.algorithms.model_averaging import averagers, utils
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, DistributedSampler
 from typing_extensions import override
 
 from benchmarks.strategies import bare_hooks
+from benchmarks.strategies.bare_loop import Bare
+from benchmarks.strategies.bare_split import FullyShard, HybridShard, Pipeline, Tensors
 from disttrain_runtime.groups import begun
-from disttrain_runtime.task import Task
-
-
-class Bare(ABC):
-    """One rank of it, step by step."""
-
-    def __init__(self, task: Task, chosen: dict[str, Any]) -> None:
-        self.task, self.chosen = task, chosen
-        self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self.steps = 0
-        self.batches = self._endless()
-        self.begin()
-
-    def begin(self) -> None:
-        """Before the first step."""
-        self.optimizer = self.task.optimizer(self.task.model.parameters())
-
-    def step(self) -> None:
-        """Train one."""
-        inputs, targets = next(self.batches)
-        self.steps += 1
-        self.train(inputs, targets)
-
-    @abstractmethod
-    def train(self, inputs: Tensor, targets: Tensor) -> None:
-        """On this rank's part of a batch."""
-
-    def shares(self) -> tuple[int, int]:
-        """(which part of the data is this rank's, of how many)"""
-        return self.rank, self.world
-
-    def _endless(self) -> Iterator[tuple[Tensor, Tensor]]:
-        part, parts = self.shares()
-        sampler: DistributedSampler[Any] = DistributedSampler(self.task.train_data, num_replicas=parts, rank=part)
-        loader = DataLoader(self.task.train_data, self.task.batch_size // parts, sampler=sampler)
-        epoch = 0
-        while True:
-            sampler.set_epoch(epoch)
-            yield from loader
-            epoch += 1
 
 
 class Ddp(Bare):
@@ -306,4 +267,5 @@ def _cut(row: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 LOOPS: dict[str, type[Bare]] = {
     "ddp": Ddp, "fp16": Fp16, "bf16": Bf16, "powerSGD": PowerSGD, "topK": TopK, "sign": Sign, "servers": Servers,
     "averaging": Averaging, "diLoCo": DiLoCo, "turns": Turns, "ring": Ring, "gossip": Gossip,
+    "fsdp": FullyShard, "hybrid": HybridShard, "tensor": Tensors, "pipeline": Pipeline,
 }  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Any
 
 Story = Callable[..., Any]
 """(place, …) → what this rank has measured, picklable. Importable, not a closure."""
-PRELOAD = ["benchmarks.strategies.stories", "benchmarks.strategies.link"]
+PRELOAD = ["benchmarks.strategies.stories", "benchmarks.strategies.bubble", "benchmarks.strategies.link"]
 SECONDS = 300.0
 """No story takes longer: it hangs."""
 _TICK = 0.2
@@ -25,12 +25,15 @@ context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(PRELOAD)
 
 
-def together(world: int, story: Story, *args: Any) -> list[Any]:
+def together(world: int, story: Story, *args: Any, per_worker: int | None = None) -> list[Any]:
     """What the story says on each rank, by rank. A rank that raises, or dies, makes this raise."""
     answers: Any = context.Queue()
     first, second = str(free_port()), str(free_port())
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": first, "SECOND_PORT": second, "GLOO_SOCKET_IFNAME": "lo"}
-    ranks = [context.Process(target=play, args=(answers, place(r, world) | where, story, args)) for r in range(world)]
+    ranks = [
+        context.Process(target=play, args=(answers, place(r, world, per_worker) | where, story, args))
+        for r in range(world)
+    ]
     for rank in ranks:
         rank.start()
     try:
@@ -70,9 +73,12 @@ def play(answers: Any, environment: Mapping[str, str], story: Story, args: tuple
         answers.put((int(environment["RANK"]), None, traceback.format_exc()))
 
 
-def place(rank: int, world: int) -> dict[str, str]:
-    """As torchrun says it."""
-    return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+def place(rank: int, world: int, per_worker: int | None = None) -> dict[str, str]:
+    """As torchrun says it; without `per_worker` all are in one."""
+    local = per_worker or world
+    return {
+        "RANK": str(rank), "LOCAL_RANK": str(rank % local), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(local),
+    }  # fmt: skip
 
 
 def free_port() -> int:

@@ -103,17 +103,22 @@ def gossip(every: int, meet_every: int) -> Formula:
     return lambda s: s.n / every + s.ring * s.n / meet_every
 
 
+GATHERS, SCATTERS = 2, 2
+"""Of FSDP, each (N - 1) / N of the parameters: gathered forward and backward; gradients are scattered once, which gloo does by an
+all-reduce, twice what NCCL sends."""
+
+
 def fsdp(s: Sizes) -> float:
-    """Parameters are gathered twice, gradients scattered once."""
-    return 3 * (s.ranks - 1) / s.ranks * s.n
+    """On gloo."""
+    return (GATHERS + SCATTERS) * (s.ranks - 1) / s.ranks * s.n
 
 
 def hybrid(inside: int) -> Formula:
-    """Sharded over the ranks of a worker, and the parts averaged over the workers."""
+    """Sharded over the ranks of a worker, and the parts averaged over the workers. On gloo."""
 
     def sent(s: Sizes) -> float:
         workers = s.ranks // inside
-        return 3 * (inside - 1) / inside * s.n + 2 * (workers - 1) / workers * s.n / inside
+        return (GATHERS + SCATTERS) * (inside - 1) / inside * s.n + 2 * (workers - 1) / workers * s.n / inside
 
     return sent
 
@@ -134,6 +139,14 @@ def pipeline(boundaries: Sequence[int]) -> Formula:
 def bubble(stages: int, microbatches: int, chunks: int = 1) -> float:
     """The share of time in which a rank idles: GPipe and 1F1B; with several runs of layers a rank: interleaved 1F1B."""
     return (stages - 1) / (chunks * microbatches + stages - 1)
+
+
+def bubble_v(stages: int, microbatches: int) -> float:
+    """ZB-V, two runs of layers a rank and three equal passes through each: nobody waits once begun, but the last rank begins late.
+
+    The schedule itself has no bubble: a rank that begins late could end late. A step that all ranks begin and end together has this one.
+    """
+    return (stages - 1) / (6 * microbatches + stages - 1)
 
 
 def off(measured: float, formula: float) -> float:

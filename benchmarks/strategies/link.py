@@ -22,6 +22,7 @@ from disttrain_runtime.evaluate import evaluate
 from disttrain_runtime.generators import reseed
 from disttrain_runtime.randomness import Stream
 from disttrain_runtime.rendezvous import form_group
+from disttrain_runtime.strategies.strategy import Seat
 
 RANKS = 4
 TARGET = 0.95
@@ -110,7 +111,7 @@ def _ours(name: str, seconds: float) -> Points:
             return
         if step:
             watch.stop()
-            found = evaluate(loop.task, loop.strategy.evaluation_model(), group, lambda phase: None)
+            found = evaluate(loop.task, loop.strategy.evaluation_model(), group, loop.strategy.seat, lambda phase: None)
             if watch.enough(step, found["accuracy"]):
                 raise Enough
         watch.start()
@@ -132,7 +133,9 @@ def _bare(seconds: float) -> Points:
         schedule.step()
         if step % BLOCK == 0:
             watch.stop()
-            found = evaluate(bare.task, bare.task.model, group, lambda phase: None)
+            found = evaluate(
+                bare.task, bare.task.model, group, Seat(group.rank, group.world_size, group.rank), lambda phase: None
+            )
             if watch.enough(step, found["accuracy"]):
                 break
             watch.start()

@@ -12,13 +12,13 @@ from benchmarks.strategies.formulas import Sizes
 from benchmarks.strategies.ratio import ratio
 from benchmarks.strategies.rows import Row
 
-LEARNING_RANKS = 2
-
 
 def counts(row: Row) -> dict[str, Any]:
     """Bytes beside the formula, memory beside the bare loop's."""
     formula = row.bytes(Sizes(workload.shapes(), row.ranks, workload.BATCH))
-    ours, bare = (together(row.ranks, stories.counted, row.name, mine) for mine in (True, False))
+    ours, bare = (
+        together(row.ranks, stories.counted, row.name, mine, per_worker=row.per_worker) for mine in (True, False)
+    )
     return {
         "ranks": row.ranks, "formula_bytes": formula,
         **{f"{arm}_{what}": fold([one[what] for one in found])
@@ -28,7 +28,7 @@ def counts(row: Row) -> dict[str, Any]:
 
 def race(row: Row, blocks: int) -> dict[str, Any]:
     """Seconds a step, by medians; the ratio is that of two blocks that came one after the other."""
-    found = together(row.race_ranks, stories.raced, row.name, blocks)[0]
+    found = together(row.race_ranks, stories.raced, row.name, blocks, per_worker=row.per_worker)[0]
     return {
         "ranks": row.race_ranks, "blocks": blocks, "load": os.getloadavg()[0],
         **{f"{arm}_seconds": statistics.median(times) for arm, times in found.items()},
@@ -39,4 +39,6 @@ def race(row: Row, blocks: int) -> dict[str, Any]:
 
 def accuracy(row: Row, steps: int, seeds: list[int]) -> list[float]:
     """On test images, by seed."""
-    return [together(LEARNING_RANKS, stories.learnt, row.name, steps, seed)[0] for seed in seeds]
+    return [
+        together(row.race_ranks, stories.learnt, row.name, steps, seed, per_worker=row.per_worker)[0] for seed in seeds
+    ]

@@ -11,8 +11,9 @@ Found = Mapping[str, Any]
 
 
 def table(found: Found) -> str:
-    """Strategies, and the slow link: as far as they were measured."""
+    """Strategies, pipelines, the slow link: as far as they were measured."""
     parts = [strategies(found["rows"])] if found.get("rows") else []
+    parts += [bubbles(found["bubble"])] if found.get("bubble") else []
     parts += [link(found["link"])] if found.get("link", {}).get("arms") else []
     return "\n\n".join(parts) + "\n"
 
@@ -52,6 +53,17 @@ def _accuracy(seeds: list[float] | None) -> str:
     if not seeds:
         return ""
     return f"{seeds[0]:.3f}" if len(seeds) == 1 else f"{min(seeds):.3f}–{max(seeds):.3f}"
+
+
+def bubbles(found: list[Found]) -> str:
+    """Idle time of pipelines, in points beside the formula."""
+    lines = ["| schedule | stages | microbatches | idle | formula | off, points |", "|---|---|---|---|---|---|"]
+    lines += [
+        f"| {b['schedule']} | {b['stages']} | {b['microbatches']} | {b['measured']:.1%} | {b['formula']:.1%} "
+        f"| {100 * (b['measured'] - b['formula']):+.1f} |"
+        for b in found
+    ]
+    return "\n".join(lines)
 
 
 def link(found: Found) -> str:

@@ -6,12 +6,12 @@ A new strategy is a new line here, and a class in `bare.py` if no loop there doe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.strategies import formulas
 from benchmarks.strategies.formulas import Formula
-from disttrain_contract.strategy import Compression, StrategyConfig, Synchronization
+from disttrain_contract.strategy import Compression, Parallelism, StrategyConfig, Synchronization
 
 EVERY = 8
 """Steps between the exchanges of model averaging."""
@@ -24,6 +24,9 @@ BLOCK = 16
 STALENESS = 4
 RATIO, RANK = 0.01, 8
 """Of topK and powerSGD."""
+MICROBATCHES = 8
+NARROW, WIDTH = 64, 4096
+"""Of the matrices that are trained."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,8 @@ class Row:
     """When bytes are counted: three tell W from 2."""
     race_ranks: int = 2
     """When time is measured: as many as this machine has cores."""
+    per_worker: int | None = None
+    """Ranks of a worker; None: all."""
     learns: bool = True
     """Whether it trains the digits example, too."""
     chosen: dict[str, Any]
@@ -55,6 +60,20 @@ def _compressed(method: str, bytes_: Formula, **chosen: Any) -> Row:
     return Row(name=method, config=config, bytes=bytes_, bare=method, chosen=chosen)
 
 
+def _split(name: str, bytes_: Formula, bare: str, **chosen: Any) -> Row:
+    """The model is cut: as few ranks as can be."""
+    config = StrategyConfig(parallelism=Parallelism(**chosen))
+    return Row(name=name, config=config, bytes=bytes_, bare=bare, chosen=chosen, ranks=2)
+
+
+def _piped(schedule: str, begins: Sequence[str], boundaries: Sequence[int]) -> Row:
+    """Two stages. `begins`: where `workload.wide` is cut; `boundaries`: how wide it is there, if another rank follows."""
+    return _split(
+        f"pipeline {schedule}", formulas.pipeline(boundaries), "pipeline",
+        stages=2, schedule=schedule, microbatches=MICROBATCHES, split=tuple(begins),
+    )  # fmt: skip
+
+
 ROWS: tuple[Row, ...] = (
     _synchronized("allReduce", "allReduce", formulas.all_reduce, "ddp"),
     _compressed("fp16", formulas.half),
@@ -69,6 +88,14 @@ ROWS: tuple[Row, ...] = (
     _synchronized("roundRobin", "roundRobin", formulas.round_robin(TURN_EVERY), "turns", every_steps=TURN_EVERY),
     _synchronized("asyncRing", "asyncRing", formulas.averaging(1, moments=0), "ring", max_staleness=STALENESS, meet_every_steps=BLOCK),
     _synchronized("gossip", "gossip", formulas.gossip(1, BLOCK), "gossip", meet_every_steps=BLOCK),
+    _split("fsdp", formulas.fsdp, "fsdp", shard="full"),
+    replace(_split("hybrid", formulas.hybrid(2), "hybrid", shard="hybrid"), ranks=4, race_ranks=4, per_worker=2),
+    # Two pairs: outputs of both, and the gradient of the second one's inputs; nobody wants that of the data.
+    replace(_split("tensor", formulas.tensor([NARROW] * 3), "tensor", tensor=2), learns=False),
+    _piped("gpipe", ["2"], [WIDTH]),
+    _piped("1f1b", ["2"], [WIDTH]),
+    _piped("interleaved1f1b", ["2", "4", "6"], [WIDTH, NARROW, WIDTH]),
+    _piped("zeroBubble", ["2", "4", "6"], [WIDTH, WIDTH]),
 )  # fmt: skip
 
 

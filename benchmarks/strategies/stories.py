@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from benchmarks.strategies.bare import LOOPS, Bare
+from benchmarks.strategies.bare import LOOPS
+from benchmarks.strategies.bare_loop import Bare
 from benchmarks.strategies.loop import Enough, Loop
-from benchmarks.strategies.rows import BLOCK, Row, named
-from benchmarks.strategies.workload import WIDTH, wide
+from benchmarks.strategies.rows import BLOCK, WIDTH, Row, named
+from benchmarks.strategies.workload import wide
 from disttrain_runtime.config import Place
 from disttrain_runtime.connections import Connections
 from disttrain_runtime.groups import leave_group

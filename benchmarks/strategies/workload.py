@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from benchmarks.strategies.rows import NARROW, WIDTH
 from disttrain_runtime.task import Task
 
-NARROW, WIDTH, CLASSES = 64, 4096, 10
+CLASSES = 10
 BATCH = 192
 SAMPLES = 10 * BATCH
 
