@@ -167,9 +167,10 @@ async def test_kill_takes_the_whole_group_even_when_stopped(world: World) -> Non
 async def test_a_daemon_that_keeps_the_pipes_open_delays_nothing(world: World) -> None:
     world.start(
         "import os, sys, time\n"
+        "reading, writing = os.pipe()\n"
         "if os.fork() == 0:\n"
-        "    os.setsid(); time.sleep(100)\n"
-        "print('bye'); sys.stdout.flush(); os._exit(5)\n"
+        "    os.setsid(); os.write(writing, b'.'); time.sleep(100)\n"
+        "os.read(reading, 1); print('bye'); sys.stdout.flush(); os._exit(5)\n"
     )
     assert await world.end_of(0) == [5]
     assert world.said() == [b"bye"]

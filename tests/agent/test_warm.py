@@ -96,7 +96,11 @@ async def test_two_hundred_restarts_leave_nothing_behind() -> None:
 @in_a_process_of_its_own
 async def test_strays_are_ended_and_the_parent_is_none() -> None:
     stage = await Stage().ready()
-    program = "import os, time\nif os.fork() == 0: os.setsid(); time.sleep(100)"
+    program = (  # the rank ends when the stray has left its group: what is still in it dies with the rank
+        "import os, time\nreading, writing = os.pipe()\n"
+        "if os.fork() == 0: os.setsid(); os.write(writing, b'.'); time.sleep(100)\n"
+        "os.read(reading, 1)"
+    )
     assert await stage.run(program) == 0
     await stage.until(lambda: len(children()) == 2)
     stage.supervisor.end_strays()
