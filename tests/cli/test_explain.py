@@ -54,8 +54,23 @@ def test_a_split_model_is_said(cli: Cli, file: File, parallelism: dict[str, Any]
 
 
 @pytest.mark.parametrize(
+    ("recovery", "says"),
+    [
+        ({}, "else from copies in memory (as often as they cost less than 3 % of the time), else from step 0"),
+        ({"buddyEverySteps": 5}, "else from copies in memory (every 5 steps), else from step 0"),
+        ({"buddyEverySteps": 0}, "training goes on where replicas hold what is lost, else from step 0"),
+    ],
+)
+def test_where_a_split_model_goes_on_from_is_said(cli: Cli, file: File, recovery: dict[str, Any], says: str) -> None:
+    raw = job(entrypoint="my.task:build", strategy={"parallelism": {"shard": "full"}}, recovery=recovery)
+    del raw["spec"]["command"]
+    assert says in " ".join(cli("explain", "-f", file(raw)).out.split())
+
+
+@pytest.mark.parametrize(
     ("spec", "says"),
     [
+        ({"recovery": {"buddyEverySteps": 5}}, "without it every rank has the whole model in memory already"),
         ({"strategy": {"parallelism": {"tensor": 2, "shard": "full"}}}, "shard cuts the parameters of whole layers"),
         ({"strategy": {"parallelism": {"pipeline": {"stages": 3, "split": ["1"]}}}}, "pipeline.split names the layer at each cut"),
         ({"strategy": {"parallelism": {"tensor": 3}, "precision": "fp16"}}, "use bf16"),

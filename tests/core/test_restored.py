@@ -27,6 +27,7 @@ OTHER = "sha256:" + "b" * 64
         (Restore(step=0, source="none"), False, "CommittedMissing"),
         (Restore(step=0, source="none", skipped=("step 10: torn",)), False, "NothingVerified"),
         (Restore(step=12, source="survivor"), True, "FromSurvivor"),
+        (Restore(step=11, source="buddy"), True, "FromBuddy"),
         (Restore(step=9, source="survivor"), True, "FromSurvivor"),
     ],
 )

@@ -42,6 +42,17 @@ def test_blame_goes_where_it_belongs(error: BaseException, failure_class: str, e
     assert (verdict.failure_class, verdict.exit_code) == (failure_class, exit_code)
 
 
+def test_an_error_that_wraps_a_lost_peers_is_a_victims_too() -> None:
+    """As torch's pipelines do: they tell which stage stumbled, and over what in the cause."""
+    try:
+        try:
+            raise RuntimeError(GLOO)
+        except RuntimeError as cause:
+            raise RuntimeError("Failed to run stage backward") from cause
+    except RuntimeError as error:
+        assert judge(error).failure_class == "Network"
+
+
 def test_the_message_is_the_tracebacks_last_line() -> None:
     assert judge(KeyError("weights")).message == "KeyError: 'weights'"
     assert judge(StorageError("the volume is full")).message == "the volume is full"

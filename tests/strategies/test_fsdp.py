@@ -55,8 +55,8 @@ def test_it_trains_what_one_process_trains(
     assert told.of(Progress)[0].loss == pytest.approx(loss, rel=1e-4)
 
 
-def test_a_killed_rank_costs_the_steps_since_the_checkpoint_and_no_bit(tmp_path: Path) -> None:
-    config = cut(config=replace(TASK, args=(*TASK.args, "--dropout=0.2")))
+def test_without_copies_a_killed_rank_costs_the_steps_since_the_checkpoint_and_no_bit(tmp_path: Path) -> None:
+    config = cut(config=replace(TASK, args=(*TASK.args, "--dropout=0.2"), buddy_every_steps=0))
     run(tmp_path, "quiet", config, 3)
     door = Door(tmp_path, 8)
     config = replace(config, args=(*config.args, f"--doors={tmp_path}", "--at=[8]", "--rank=1"))
@@ -77,7 +77,7 @@ def test_a_save_under_way_is_waited_for_because_all_start_from_it(tmp_path: Path
     saved, stuck, dying = Door(tmp_path, 3), Door(tmp_path, 4), Door(tmp_path, 6)
     often = CheckpointConfig(every_steps=3, asynchronous=True)
     config = cut(
-        config=replace(TASK, checkpoint=often, evaluation=EvaluationConfig())
+        config=replace(TASK, checkpoint=often, evaluation=EvaluationConfig(), buddy_every_steps=0)
     )  # which would come to the doors, too
     config = replace(config, args=(*config.args, f"--doors={tmp_path}", "--at=[3,4,6]", "--rank=1"))
     with Ranks(tmp_path / "logs", config, 2, job_dir=tmp_path / "job", regroups=True) as ranks:

@@ -89,8 +89,8 @@ def test_every_schedule_trains_what_one_process_trains(
 
 
 @pytest.mark.parametrize("victim", [0, 3])
-def test_a_killed_stage_costs_the_steps_since_the_checkpoint_and_no_bit(tmp_path: Path, victim: int) -> None:
-    """No other rank has its layers: all start from the volume, survivors in their processes. With dropout and recomputation."""
+def test_a_killed_stage_of_two_replicas_costs_no_step_and_no_bit(tmp_path: Path, victim: int) -> None:
+    """The other replica has its layers. Also when rank 0 dies, whose successor would cut elsewhere. With dropout and recomputation."""
     config = piped(2, config=replace(TASK, args=(*TASK.args, "--dropout=0.2")))
     config = replace(config, strategy=replace(config.strategy, activation_checkpointing=True))
     run(tmp_path, "quiet", config, 4)
@@ -104,13 +104,13 @@ def test_a_killed_stage_costs_the_steps_since_the_checkpoint_and_no_bit(tmp_path
         ranks.regroup(incarnation=2)
         assert ranks.ended() == [0] * 4, "\n".join(ranks.output(r) for r in range(4))
         assert ranks.processes[2].pid == pid
-    assert [(r.step, r.source) for r in ranks.told.restores] == [(0, "none"), (5, "volume")]
+    assert [(r.step, r.source) for r in ranks.told.restores] == [(0, "none"), (8, "survivor")]
     assert digests(tmp_path / "job", STEPS) == digests(tmp_path / "quiet", STEPS)
 
 
-def test_without_a_checkpoint_survivors_begin_again_at_the_very_beginning(tmp_path: Path) -> None:
+def test_without_a_checkpoint_or_copies_survivors_begin_again_at_the_very_beginning(tmp_path: Path) -> None:
     """What they have trained is no part of it."""
-    config = piped(2)
+    config = piped(2, config=replace(TASK, buddy_every_steps=0))
     run(tmp_path, "quiet", config, 2)
     door = Door(tmp_path, 3 * 4)
     config = replace(config, args=(*config.args, f"--doors={tmp_path}", f"--at=[{3 * 4}]", "--rank=1"))

@@ -10,14 +10,13 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
-from tests.strategies.test_pipeline import STEPS, TASK, run, state
+from tests.strategies.test_pipeline import TASK, run, state
 from torch import nn
 
 from disttrain_contract.env import RunConfig
 from disttrain_contract.strategy import Parallelism
 from disttrain_runtime.errors import TaskError
 from disttrain_runtime.strategies.tensor import plan_of
-from support.gloo_ranks import Door, Ranks, digests
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(120)]
 
@@ -53,21 +52,6 @@ def test_it_trains_what_one_process_trains(
         torch.testing.assert_close(found[name], value, rtol=5e-4, atol=5e-5, msg=lambda m, n=name: f"{n}: {m}")
     assert told.progress.metrics["accuracy"] == metrics["accuracy"]
     assert told.progress.metrics["evalLoss"] == pytest.approx(metrics["evalLoss"], rel=1e-4)
-
-
-def test_a_killed_rank_costs_the_steps_since_the_checkpoint_and_no_bit(tmp_path: Path) -> None:
-    config = shared(config=replace(PLANNED, args=(*PLANNED.args, "--dropout=0.2")))
-    run(tmp_path, "quiet", config, 2)
-    door = Door(tmp_path, 8)
-    config = replace(config, args=(*config.args, f"--doors={tmp_path}", "--at=[8]", "--rank=1"))
-    with Ranks(tmp_path / "logs", config, 2, job_dir=tmp_path / "job", regroups=True) as ranks:
-        door.arrive()
-        ranks.kill(1)
-        door.open()
-        ranks.regroup(incarnation=2)
-        assert ranks.ended() == [0] * 2, "\n".join(ranks.output(r) for r in range(2))
-    assert [(r.step, r.source) for r in ranks.told.restores] == [(0, "none"), (5, "volume")]
-    assert digests(tmp_path / "job", STEPS) == digests(tmp_path / "quiet", STEPS)
 
 
 def test_pairs_of_layers_are_found_where_only_activations_are_between() -> None:

@@ -76,6 +76,8 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     hang_timeout_seconds: float | None = None
     """A rank without progress for this long has hung; None: it depends on how long its steps take."""
+    buddy_every_steps: int | None = None
+    """Steps between copies of a split model's parts in memory; None: as often as they cost little; 0: never."""
     grace_seconds: float = 30.0
     """The pod's termination grace period; ranks are given a little less to checkpoint and end."""
 

@@ -133,7 +133,8 @@ class Restore:
 
     step: int
     source: str
-    """`survivor` (the memory of another rank), `volume`, `remote` (the second tier), or `none` for a fresh start."""
+    """`survivor` (the memory of another rank), `buddy` (copies of a split model's parts in memory), `volume`, `remote` (the
+    second tier), or `none` for a fresh start."""
     digest: str = ""
     skipped: tuple[str, ...] = ()
     """One sentence for each newer checkpoint that did not verify, and why."""

@@ -47,8 +47,13 @@ class Checkpointing:
         if not group.leads:
             self._drop_saver()
 
-    def resume(self, step: int, now: float) -> None:
-        """The state is there, from a rank that lived on. Rank 0 takes the volume over, and older incarnations lose it."""
+    @property
+    def saved(self) -> int:
+        """The step of the last save that was begun, or of what was restored; known on all ranks that were there."""
+        return self._mark.step
+
+    def resume(self, step: int, now: float, source: str) -> None:
+        """The state is there, from ranks that lived on. Rank 0 takes the volume over, and older incarnations lose it."""
         if not self._group.leads:
             return
         if self._saver is not None:
@@ -57,7 +62,7 @@ class Checkpointing:
         elif self._config.job_dir is not None:
             self._make_saver(*open_volume(self._config.job_dir, self._holder), committed=None, rejected=frozenset())
             self._mark = Mark(step, now)
-        self._reporter.restored(Restore(step=step, source="survivor"))
+        self._reporter.restored(Restore(step=step, source=source))
 
     def restore(self, now: float) -> int:
         """A collective. Load the newest good checkpoint, if any, and give its step."""

@@ -111,7 +111,9 @@ def judge(error: BaseException) -> Verdict:
 
 
 def is_victim(error: BaseException) -> bool:
-    """True when the group broke under this rank: some peer is the culprit."""
+    """True when the group broke under this rank: some peer is the culprit. torch's pipelines wrap what they stumble over."""
+    if not isinstance(error, WorkerError) and error.__cause__ is not None and is_victim(error.__cause__):
+        return True
     if isinstance(error, (PeerGoneError, TransferError, PeerStoppedError)):
         return True
     names = {kind.__name__ for kind in type(error).__mro__}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
@@ -28,11 +28,17 @@ class Group:
     device: torch.device
     per_worker: int = 1
     """Ranks in one pod."""
+    channel: dist.ProcessGroup | None = None
+    """Connections of its own for what goes from rank to rank. None: those of the collectives."""
 
     @property
     def leads(self) -> bool:
         """Rank 0 reports and writes."""
         return self.rank == 0
+
+    def beside(self) -> Group:
+        """The same ranks; what goes from rank to rank has connections of its own. A collective."""
+        return replace(self, channel=make_channel())
 
     def agree(self, wishes: Sequence[int]) -> list[int]:
         """The largest value of each wish over all ranks: one tiny all-reduce on the CPU."""
@@ -42,25 +48,29 @@ class Group:
 
     def gather(self, value: int) -> list[int]:
         """Each rank's value, by rank."""
-        values = torch.zeros(self.world_size, dtype=torch.int64)
-        dist.all_gather_into_tensor(values, torch.tensor([value], dtype=torch.int64))
-        return [int(v) for v in values.tolist()]
+        return [row[0] for row in self.gather_rows([value])]
+
+    def gather_rows(self, row: Sequence[int]) -> list[list[int]]:
+        """Each rank's values, by rank; as many on all ranks."""
+        values = torch.zeros(self.world_size * len(row), dtype=torch.int64)
+        dist.all_gather_into_tensor(values, torch.tensor(row, dtype=torch.int64))
+        return values.view(self.world_size, len(row)).tolist()
 
     def send(self, tensor: Tensor, to: int) -> None:
         """To one rank, which must be receiving. CPU memory only, as are the next three."""
-        dist.send(tensor, dst=to)
+        dist.send(tensor, dst=to, group=self.channel)
 
     def receive(self, tensor: Tensor, giver: int) -> None:
         """From one rank, into this tensor."""
-        dist.recv(tensor, src=giver)
+        dist.recv(tensor, src=giver, group=self.channel)
 
     def start_send(self, tensor: Tensor, to: int) -> dist.Work:
         """The tensor must stay as it is until the returned work is waited for."""
-        return begun(dist.isend(tensor, dst=to))
+        return begun(dist.isend(tensor, dst=to, group=self.channel))
 
     def start_receive(self, tensor: Tensor, giver: int) -> dist.Work:
         """The tensor holds what was sent once the returned work is waited for."""
-        return begun(dist.irecv(tensor, src=giver))
+        return begun(dist.irecv(tensor, src=giver, group=self.channel))
 
     def total(self, values: Sequence[float] | Tensor) -> list[float]:
         """The sum of each value over all ranks, in double precision."""
@@ -91,6 +101,13 @@ class Group:
     def barrier(self) -> None:
         """Wait for everybody."""
         self.agree([0])
+
+
+def make_channel() -> dist.ProcessGroup:
+    """A collective. For threads, so that they and the loop's collectives never take each other's messages. CPU memory only."""
+    made = dist.new_group(backend="gloo")
+    assert isinstance(made, dist.ProcessGroup), "every rank is in it"
+    return made
 
 
 def begun(work: dist.Work | None) -> dist.Work:

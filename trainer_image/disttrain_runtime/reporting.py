@@ -50,6 +50,8 @@ class Reporter:
             self._say(f"checkpoint skipped: {reason}")
         if restore.source == "survivor":
             self._say(f"going on from step {restore.step}, held by a rank that lived on")
+        elif restore.source == "buddy":
+            self._say(f"going on from step {restore.step}, of which ranks that lived on have a copy")
         elif restore.step:
             where = " of the second tier" if restore.source == "remote" else ""
             self._say(f"restored from step {restore.step}{where}, {restore.digest[:19]}, verified")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from disttrain_contract.messages import PROGRESS_SECONDS, Ending, Progress
 from disttrain_contract.stall import Phase
+from disttrain_runtime.buddies import Buddies
 from disttrain_runtime.cadence import Cadence, Mark
 from disttrain_runtime.checkpointing import Checkpointing
 from disttrain_runtime.config import Identity, WorkerConfig
@@ -28,6 +29,7 @@ from disttrain_runtime.reporting import Reporter
 from disttrain_runtime.sampler import SampleOrder
 from disttrain_runtime.stopping import StopRequest
 from disttrain_runtime.straggler import Suspicion, reading
+from disttrain_runtime.strategies.parted import Parted
 from disttrain_runtime.strategies.strategy import Strategy
 from disttrain_runtime.survivors import NOTHING, give, share, take
 from disttrain_runtime.task import Task
@@ -50,6 +52,8 @@ class Training:
         self.task, self.strategy, self.reporter, self.clock = task, strategy, reporter, clock
         self.order = SampleOrder(seed=config.run.seed, samples=len(task.train_data), batch_size=task.batch_size)
         self.checkpoints = Checkpointing(config, self.order, strategy, reporter)
+        every = config.run.buddy_every_steps
+        self.buddies = Buddies(strategy, every, clock) if isinstance(strategy, Parted) else None
         self.stop = StopRequest()
         self.is_over: Callable[[], bool] = lambda: False
         """Whether a newer group is called for. Between meetings nothing else tells: no peer is waited for. The worker sets it."""
@@ -92,6 +96,8 @@ class Training:
         self.strategy.before_update = self.checkpoints.settle_copy
         self.strategy.join(group)
         seat = self.strategy.seat
+        if self.buddies is not None:
+            self.buddies.join(group)
         self.checkpoints.join(group, identity)
         unsettled = self._take_up()
         lacking = self._go_on_from_here(replace(self.config, identity=identity))
@@ -144,10 +150,11 @@ class Training:
     def _take_up(self) -> bool:
         """State from those who have it, else from the volume. Gives whether its last step is still to be settled."""
         self.stop.arm()
+        if self.buddies is not None:
+            return self._take_up_part(self.buddies)
         sharing = share(self.group.gather(self.met))
-        if sharing is None or self.strategy.sharded:
-            self.step = self.met = self.settled = self.checkpoints.restore(self.clock())
-            return False
+        if sharing is None:
+            return self._restore()
         own, giver = self.group.rank, sharing.givers.get(self.group.rank)
         if giver is None:
             self.strategy.undo()
@@ -159,8 +166,25 @@ class Training:
             self.last_loss = None
             self.settled = NOTHING
         self.step = self.met = sharing.step
-        self.checkpoints.resume(self.step, self.clock())
+        self.checkpoints.resume(self.step, self.clock(), "survivor")
         return max(self.group.gather(self.settled)) < self.step
+
+    def _take_up_part(self, buddies: Buddies) -> bool:
+        """The same where each rank has a part."""
+        found = buddies.recall(self.met, self.checkpoints.saved)
+        if found is None:
+            return self._restore()
+        step, source = found
+        if self.met != step:
+            self.last_loss = None
+        self.settled = min(self.settled, step)
+        self.step = self.met = step
+        self.checkpoints.resume(step, self.clock(), source)
+        return max(self.group.gather(self.settled)) < step
+
+    def _restore(self) -> bool:
+        self.step = self.met = self.settled = self.checkpoints.restore(self.clock())
+        return False
 
     def _batches(self) -> Iterator[Batch]:
         group, steps = self.group, range(self.step, self.total_steps)
@@ -173,14 +197,15 @@ class Training:
         Gives 0, or one more than the highest rank that was told to stop.
         """
         now = self.clock()
-        save = report = check = False
+        save = report = check = copy = False
         if self.group.leads:
             save = self.checkpoints.due(self.step, now)
             report = self.report_cadence.due(self.reported, self.step, now)
             check = self.guard.due(now)
+            copy = self.buddies is not None and self.buddies.due(self.step, now)
         told = self.group.rank + 1 if self.stop.asked else 0
-        stopper, save_now, report_now, check_now = self.group.agree([told, save, report, check])
-        if check_now or save_now or stopper or self.step == self.total_steps:  # nothing is saved unseen
+        stopper, save_now, report_now, check_now, copy_now = self.group.agree([told, save, report, check, copy])
+        if check_now or save_now or copy_now or stopper or self.step == self.total_steps:  # nothing is saved unseen
             self.guard.check(self.step)
         self._record()
         if save_now:
@@ -197,6 +222,9 @@ class Training:
         if report_now:
             self._report(now)
         self.settled = self.step
+        if self.buddies is not None and (copy_now or save_now):  # no copy may be older than a checkpoint
+            self.pulse.enter(Phase.REPORTING)
+            self.buddies.keep(self.step)
         return 0
 
     def _evaluates(self, step: int) -> bool:

@@ -86,3 +86,10 @@ class Recovery(ApiModel):
         "Starting, the first steps, saving and evaluating are given more time. Of the ranks of a command only that one is stopped "
         "(SIGSTOP) is seen: that is borne for this long, or 2 s.",
     )
+    buddy_every_steps: int | None = Field(
+        None,
+        ge=0,
+        description="A rank of a split model (strategy.parallelism) leaves a copy of its part in the memory of another worker every so many "
+        "steps, unless replicas hold that part anyway. If unset: as often as it costs less than 3 % of the time. 0: never, "
+        "and a rank that dies sends all back to the volume. Needs four times a part's memory on each rank.",
+    )

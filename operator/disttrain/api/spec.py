@@ -145,6 +145,7 @@ SPEC_RULES = (
     Rule("!has(self.checkpoint) || !has(self.checkpoint.remote) || has(self.entrypoint)", "spec.checkpoint.remote belongs to jobs with an entrypoint: a plain command saves its state by itself"),
     Rule("!has(self.evaluation) || has(self.entrypoint)", "spec.evaluation belongs to jobs with an entrypoint: a plain command evaluates by itself"),
     Rule("!has(self.strategy) || has(self.entrypoint)", "spec.strategy belongs to jobs with an entrypoint: a plain command spreads the work and exchanges gradients by itself"),
+    Rule("!has(self.recovery) || !has(self.recovery.buddyEverySteps) || has(self.strategy) && has(self.strategy.parallelism)", "spec.recovery.buddyEverySteps copies the parts of a model that spec.strategy.parallelism cuts; without it every rank has the whole model in memory already"),
     Rule("!has(self.seed) || self.seed == 0 || has(self.entrypoint)", "spec.seed belongs to jobs with an entrypoint: hand a plain command its seed with spec.args or spec.env"),
     Rule(f"!has(self.checkpoint) || has(self.entrypoint) || ({' && '.join(NO_CADENCE)})", "spec.checkpoint.everySteps, everySeconds, keep and async belong to jobs with an entrypoint: a plain command saves by itself, when it wants and as much as it wants; spec.checkpoint.volume is its place"),
     Rule(f"!has(self.processesPerWorker) || type(self.processesPerWorker) == string || (self.processesPerWorker >= 1 && self.processesPerWorker <= {MAX_PROCESSES})", f"spec.processesPerWorker must be auto or a number from 1 to {MAX_PROCESSES}"),

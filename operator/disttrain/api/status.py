@@ -119,7 +119,7 @@ class RecoveryEvent(ApiModel):
     restored_step: int | None = Field(None, description="The step that training went on from.")
     source: str | None = Field(
         None,
-        description="Where the state came from: survivor (the memory of a living rank), volume, remote (checkpoint.remote), or none for step 0.",
+        description="Where the state came from: survivor (the memory of a living rank), buddy (copies of a split model's parts in memory), volume, remote (checkpoint.remote), or none for step 0.",
     )
     detect_seconds: float | None = Field(None, description="From the failure to the operator's decision.")
     recover_seconds: float | None = Field(None, description="From the failure to the first new step.")

@@ -9,6 +9,7 @@ from typing import Any
 
 from disttrain.cli import preview, words
 from disttrain_contract import paths
+from disttrain_contract.env import RunConfig
 from disttrain_contract.failures import FailureClass
 from disttrain_contract.strategy import ALL_REDUCE, NONE, StrategyConfig
 from disttrain_operator.core.actions import CreateClaim, CreatePod, CreateService
@@ -173,7 +174,16 @@ def _state(job: Job, survivors: int) -> str:
         return "all ranks are started anew, and the command goes on from what it has saved itself"
     if survivors < 1:
         return f"no rank is left, so training goes on from {_saved(job)}"
+    config = run.run_config(job)
+    if not config.strategy.replicas_only:
+        copies = "" if config.buddy_every_steps == 0 else f", else from copies in memory ({_copied(config)})"
+        return f"the other ranks keep their processes; training goes on where replicas hold what is lost{copies}, else from {_saved(job)}"
     return "the other ranks keep their processes and hand on their state, no finished step is lost"
+
+
+def _copied(config: RunConfig) -> str:
+    every = config.buddy_every_steps
+    return f"every {words.plural(every, 'step')}" if every else "as often as they cost less than 3 % of the time"
 
 
 def _saved(job: Job) -> str:

@@ -18,6 +18,8 @@ def verdict(incarnation: int, start: Restore, recorded: Checkpoint | None) -> Ve
         goes_on += ", fetched from checkpoint.remote"
     if start.source == "survivor":
         return True, "FromSurvivor", f"{goes_on}, which a living rank held"
+    if start.source == "buddy":
+        return True, "FromBuddy", f"{goes_on}, of which living ranks had copies"
     skipped = f"; skipped: {'; '.join(start.skipped)}" if start.skipped else ""
     if start.source == "none" and start.skipped:
         return False, "NothingVerified", f"no checkpoint verified, training starts at step 0{skipped}"

@@ -49,6 +49,7 @@ def run_config(job: Job) -> RunConfig:
         strategy=strategy_config(raw.obj(spec, "strategy")),
         checkpoint=_checkpoint(job, raw.obj(spec, "checkpoint")),
         evaluation=_evaluation(raw.obj(spec, "evaluation")),
+        buddy_every_steps=raw.integer(raw.obj(spec, "recovery"), "buddyEverySteps"),
         hang_timeout_seconds=raw.number(raw.obj(spec, "recovery"), "hangTimeoutSeconds"),
         grace_seconds=float(grace_seconds(job)),
     )

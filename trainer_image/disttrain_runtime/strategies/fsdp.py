@@ -34,12 +34,16 @@ class FullyShard(Parted):
     @override
     def join(self, group: Group) -> None:
         super().join(group)
-        inside = group.world_size if self.config.parallelism.shard == "full" else _inside(group)
-        device, shape = group.device.type, (group.world_size // inside, inside)
+        device, shape = group.device.type, (group.world_size // self.parts, self.parts)
         if shape[0] == 1:
             self._mesh: DeviceMesh = init_device_mesh(device, shape[1:], mesh_dim_names=(_CUT,))
         else:
             self._mesh = init_device_mesh(device, shape, mesh_dim_names=(_COPIES, _CUT))
+
+    @property
+    @override
+    def parts(self) -> int:
+        return self.group.world_size if self.config.parallelism.shard == "full" else _inside(self.group)
 
     @override
     def part(self, model: nn.Module) -> nn.Module:

@@ -25,7 +25,6 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from typing_extensions import override
 
@@ -33,7 +32,7 @@ from disttrain_contract.stall import Phase
 from disttrain_contract.strategy import StrategyConfig
 from disttrain_runtime.data import Batch
 from disttrain_runtime.errors import EntrypointError
-from disttrain_runtime.groups import Group
+from disttrain_runtime.groups import Group, make_channel
 from disttrain_runtime.strategies.push_pull import Leg, Parts
 from disttrain_runtime.strategies.replica import Replica
 from disttrain_runtime.strategies.shard_server import ShardServer
@@ -76,10 +75,7 @@ class ParameterServer(Replica):
         self._leg = None
         count = min(self.config.synchronization.servers or group.world_size, group.world_size)
         self.parts = Parts.of([p.numel() for p in self.trained], count)
-        # Of its own, so that threads and the loop's collectives never take each other's messages.
-        channel = dist.new_group(backend="gloo")
-        assert isinstance(channel, dist.ProcessGroup), "every rank is in it"
-        self._channel = channel
+        self._channel = make_channel()
 
     @override
     def equalise(self) -> None:

@@ -31,11 +31,12 @@ _EPSILON = 1e-6
 
 
 class Parted(Replica):
-    """A rank dies and takes its part along: all start from the volume."""
+    """A rank dies and takes its part along: see `buddies`."""
 
     sharded = True
 
     def __init__(self, task: Task, config: StrategyConfig, device: torch.device) -> None:
+        self._layout: Mapping[str, Any] = {}
         super().__init__(task, config, device)
         self._hook.remove()  # or each copy of the task's model would bring a copy of all this along
 
@@ -54,6 +55,27 @@ class Parted(Replica):
         """Keep this rank's part of a copy of the model, on its device. A collective."""
 
     @property
+    @abstractmethod
+    def parts(self) -> int:
+        """How many ranks of the present group hold a whole model together: rank r holds part r modulo this."""
+
+    def cuts(self) -> Mapping[str, Any]:
+        """What else decides which rank holds what: plain values."""
+        return {}
+
+    def follow(self, layout: Mapping[str, Any]) -> None:
+        """Cut the next model as this layout says, if ranks could come to another one by themselves."""
+
+    def layout(self) -> Mapping[str, Any]:
+        """How the model that is here was cut."""
+        return self._layout
+
+    def _cut_anew(self) -> None:
+        """Begin with this rank's part of a copy of the task's model. A collective."""
+        self.adopt(self.part(copy.deepcopy(self.task.model)))
+        self._layout = {"parts": self.parts, **self.cuts()}
+
+    @property
     def donor(self) -> bool:
         """Whether rank 0 needs this rank's part for a whole state, once parts of a tensor are put together."""
         return self.group.leads
@@ -61,7 +83,7 @@ class Parted(Replica):
     @override
     def equalise(self) -> None:
         self.group.equalise(t for t in self.task.model.state_dict().values() if isinstance(t, Tensor))
-        self.adopt(self.part(copy.deepcopy(self.task.model)))
+        self._cut_anew()
 
     @override
     def state(self) -> Mapping[str, Any]:
@@ -95,7 +117,7 @@ class Parted(Replica):
 
     @override
     def load_whole(self, whole: Mapping[str, Any]) -> None:
-        self.adopt(self.part(copy.deepcopy(self.task.model)))
+        self._cut_anew()
         for name, tensor in self._tensors().items():
             _place(tensor, whole["model"][name])
         parameters = self._parameters()
@@ -105,9 +127,27 @@ class Parted(Replica):
         if self.schedule is not None:
             self.schedule.load_state_dict(whole["schedule"])
 
-    @override
-    def undo(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
+    def part_state(self) -> dict[str, Any]:
+        """What this rank holds, with the live tensors, as they lie here: no rank is asked."""
+        moments = {i: {name: _plain(v) for name, v in entry.items()} for i, entry in self._moments().items()}
+        state: dict[str, Any] = {
+            "model": {name: _local(tensor) for name, tensor in self._tensors().items()},
+            "optimizer": {**self.optimizer.state_dict(), "state": moments},
+        }
+        return state | ({"schedule": self.schedule.state_dict()} if self.schedule is not None else {})
+
+    def load_part(self, part: Mapping[str, Any]) -> None:
+        """Become what `part_state` said on a rank that held the same part of an equal cut. A collective."""
+        self._cut_anew()
+        with torch.no_grad():
+            for name, tensor in self._tensors().items():
+                _local(tensor).copy_(part["model"][name])
+        parameters = self._parameters()
+        entries = part["optimizer"]["state"]
+        mine = {i: {name: _joined_to(v, parameters[i]) for name, v in entry.items()} for i, entry in entries.items()}
+        self.optimizer.load_state_dict({**part["optimizer"], "state": mine})
+        if self.schedule is not None:
+            self.schedule.load_state_dict(part["schedule"])
 
     @override
     def update(self) -> bool:
@@ -118,6 +158,7 @@ class Parted(Replica):
         self.optimizer.step()
         if self.schedule is not None:
             self.schedule.step()
+        self._before = {}
         return True
 
     def norm_axes(self) -> Sequence[dist.ProcessGroup]:
@@ -188,6 +229,27 @@ def add_up(parameters: Iterable[nn.Parameter], group: dist.ProcessGroup) -> None
 
 def _local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _plain(value: Any) -> Any:
+    return _local(value) if isinstance(value, Tensor) else value
+
+
+def _joined_to(value: Any, parameter: nn.Parameter) -> Any:
+    """The inverse, for a parameter's moment, in memory of its own: an optimizer keeps what it is given."""
+    if not isinstance(value, Tensor):
+        return value
+    mine = value.to(parameter.device, copy=True)
+    if not isinstance(parameter, DTensor) or value.shape != _local(parameter).shape:
+        return mine
+    return DTensor.from_local(
+        mine,
+        parameter.device_mesh,
+        parameter.placements,
+        run_check=False,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )
 
 
 def _is_cut(tensor: Tensor) -> bool:

@@ -8,7 +8,7 @@ step: 2 × activations of its boundaries (there and back), and 2 (D - 1) / D × 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -57,6 +57,8 @@ class Pipeline(Parted):
         require_layers(len(self._names), self._runs)
         self._chunks: dict[int, Chunk] = {}
         self._costs: list[float] = []
+        self._told: list[Run] = []
+        """Where the layers were cut in the group that this one goes on from."""
         self._schedules: dict[Any, Schedule] = {}
         self._losses: list[Tensor] = []
 
@@ -73,6 +75,20 @@ class Pipeline(Parted):
         spot = spot_of(group.rank, group.world_size, self._plan.stages, self._plan.tensor)
         _check_batch_norm(self.task, spot.replicas, self._count)  # before a collective: each rank says it by itself
         self._mesh = Mesh(group, self._plan.stages, self._plan.tensor)
+        self._told = []
+
+    @property
+    @override
+    def parts(self) -> int:
+        return self._plan.stages * self._plan.tensor
+
+    @override
+    def cuts(self) -> Mapping[str, Any]:
+        return {"bounds": self._bounds}
+
+    @override
+    def follow(self, layout: Mapping[str, Any]) -> None:
+        self._told = [(first, end) for first, end in layout["bounds"]]
 
     @property
     @override
@@ -117,14 +133,15 @@ class Pipeline(Parted):
 
     def _agree_on_bounds(self) -> list[Run]:
         """What rank 0 measured counts: clocks differ."""
-        if self._plan.split:
-            return self._bounds
+        if self._plan.split or self._told:
+            return self._told or self._bounds
         said = self.group.broadcast(json.dumps(self._costs).encode() if self.group.leads else None)
         return balanced(json.loads(said), self._runs)
 
     @override
     def step(self, batch: Batch) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
+        self._keep_buffers()
         cut = pieces(batch, self._count)
         schedule = self._schedule(cut)
         for chunk in self._chunks.values():

@@ -56,7 +56,7 @@ class Strategy(ABC):
     tells_loss = True
     """False: the training loss says more about the data than may be known, and stays here."""
     sharded = False
-    """Each rank holds a part that no other has, and cannot go on without all of them: a rank that dies takes its part along."""
+    """Each rank holds a part of the state, and no rank all of it."""
 
     before_update: Callable[[], None] = staticmethod(lambda: None)
     """Called when the gradients are there and nothing of the state has been changed by them yet. The loop sets it."""

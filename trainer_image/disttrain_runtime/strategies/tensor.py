@@ -45,6 +45,11 @@ class TensorParallel(Parted):
         spot = self._mesh.spot
         return Seat(spot.replica, spot.replicas, spot.replica, speaks=spot.shard == 0)
 
+    @property
+    @override
+    def parts(self) -> int:
+        return self.config.parallelism.tensor
+
     @override
     def part(self, model: nn.Module) -> nn.Module:
         model.to(self.device)
