@@ -12,6 +12,7 @@ from torch.distributed.pipelining import PipelineStage
 from typing_extensions import override
 
 from disttrain_contract.stall import Phase
+from disttrain_runtime.generators import reseed_torch
 from disttrain_runtime.precision import Precision
 from disttrain_runtime.randomness import key
 from disttrain_runtime.task import call
@@ -55,7 +56,7 @@ class Chunk(nn.Module):
     def _reseed(self, number: int) -> None:
         """Each layer draws its own numbers for each microbatch: the same ones wherever the model is cut, in whatever order."""
         if self.training:
-            torch.manual_seed(key(self.luck, self.microbatch, self.first_layer + number))
+            reseed_torch(key(self.luck, self.microbatch, self.first_layer + number))
 
 
 class Stage(PipelineStage):

@@ -31,7 +31,7 @@ class Fp16(Compressor):
         ranks = dist.get_world_size()
         message = self.narrow(values / ranks)
         if self.feedback:
-            self.remember(pieces, values - message.to(values.dtype).mul_(ranks))
+            self.remember(pieces, values.sub(message, alpha=ranks))
         sum_ = dist.all_reduce(message, async_op=True)
         assert sum_ is not None
         return sum_.get_future().then(lambda future: values.copy_(future.value()[0]))
@@ -39,6 +39,8 @@ class Fp16(Compressor):
     def narrow(self, values: Tensor) -> Tensor:
         """Round; each rank's own part of the sum stays below the limit, so that the sum does."""
         limit = torch.finfo(self.dtype).max / dist.get_world_size()
+        if values.device.type == "cpu" and _within(values, limit):  # a GPU would have to be waited for
+            return values.to(self.dtype)
         return torch.where(values.isinf(), values, values.clamp(-limit, limit)).to(self.dtype)
 
 
@@ -50,3 +52,11 @@ class Bf16(Fp16):
     @override
     def narrow(self, values: Tensor) -> Tensor:
         return values.to(self.dtype)
+
+
+def _within(values: Tensor, limit: float) -> bool:
+    """As nearly always. One look instead of three copies. NaN is not."""
+    if not values.numel():
+        return True
+    lowest, highest = values.aminmax()
+    return bool(-limit <= lowest and highest <= limit)

@@ -8,6 +8,8 @@ less up to W = 64 ranks, and more beyond.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -16,6 +18,9 @@ from typing_extensions import override
 from disttrain_runtime.strategies.compression.compressor import Gathered
 
 _BITS = 8
+_GATHER = 0x0102040810204080
+"""Eight bytes of 0 or 1 in one word, times this: byte i is bit i of the highest byte, and nothing else gets there."""
+_HIGHEST = 56
 
 
 class Sign(Gathered):
@@ -23,8 +28,8 @@ class Sign(Gathered):
 
     @override
     def encode(self, values: Tensor) -> Tensor:
-        bits = pad((values >= 0).to(torch.uint8), (0, -values.numel() % _BITS)).view(-1, _BITS)
-        packed = (bits << _places(values)).sum(1, dtype=torch.uint8)
+        bits = pad((values >= 0).view(torch.uint8), (0, -values.numel() % _BITS))
+        packed = (bits.view(torch.int64) * _GATHER >> _HIGHEST).to(torch.uint8)
         return torch.cat([packed, values.abs().mean().view(1).view(torch.uint8)])
 
     @override
@@ -32,10 +37,12 @@ class Sign(Gathered):
         packed = message[: -values.element_size()]
         # A copy: where the scale lies in the message is no multiple of its width.
         scale = message[-values.element_size() :].clone().view(values.dtype)
-        positive = ((packed[:, None] >> _places(values)) & 1).view(-1)[: values.numel()].bool()
-        step = scale * factor
-        values += torch.where(positive, step, -step)
+        signs = _signs(values.dtype, values.device).index_select(0, packed.int()).view(-1)
+        values.addcmul_(signs[: values.numel()], scale * factor)
 
 
-def _places(values: Tensor) -> Tensor:
-    return torch.arange(_BITS, dtype=torch.uint8, device=values.device)
+@cache
+def _signs(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What each byte says: eight times 1 or -1."""
+    bytes_ = torch.arange(256, device=device)[:, None]
+    return (bytes_ >> torch.arange(_BITS, device=device) & 1).to(dtype) * 2 - 1
