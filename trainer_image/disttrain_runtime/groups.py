@@ -5,7 +5,7 @@ No object collectives: they pickle. What is not a tensor travels as bytes in one
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -42,9 +42,18 @@ class Group:
 
     def agree(self, wishes: Sequence[int]) -> list[int]:
         """The largest value of each wish over all ranks: one tiny all-reduce on the CPU."""
+        return self.start_agree(wishes)()
+
+    def start_agree(self, wishes: Sequence[int]) -> Callable[[], list[int]]:
+        """The same, begun now; what is given waits for it."""
         values = torch.tensor(wishes, dtype=torch.int64)
-        dist.all_reduce(values, op=dist.ReduceOp.MAX)
-        return [int(v) for v in values.tolist()]
+        work = begun(dist.all_reduce(values, op=dist.ReduceOp.MAX, async_op=True))
+
+        def agreed() -> list[int]:
+            work.wait()
+            return [int(v) for v in values.tolist()]
+
+        return agreed
 
     def gather(self, value: int) -> list[int]:
         """Each rank's value, by rank."""

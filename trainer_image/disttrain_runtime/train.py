@@ -10,6 +10,7 @@ from torch import Tensor
 
 from disttrain_contract.messages import PROGRESS_SECONDS, Ending, Progress
 from disttrain_contract.stall import Phase
+from disttrain_runtime.agreement import EARLY_SECONDS, Wishes
 from disttrain_runtime.buddies import Buddies
 from disttrain_runtime.cadence import Cadence, Mark
 from disttrain_runtime.checkpointing import Checkpointing
@@ -33,6 +34,9 @@ from disttrain_runtime.strategies.parted import Parted
 from disttrain_runtime.strategies.strategy import Strategy
 from disttrain_runtime.survivors import NOTHING, give, share, take
 from disttrain_runtime.task import Task
+
+MAX_REPORT_SHARE = 0.02
+"""Of the time, that reports may take: on a link with a long round trip they come less often."""
 
 
 class Training:
@@ -59,6 +63,10 @@ class Training:
         """Whether a newer group is called for. Between meetings nothing else tells: no peer is waited for. The worker sets it."""
         self.pulse = pulse
         self.report_cadence, self.reported = Cadence(every_seconds=PROGRESS_SECONDS), Mark(0, -math.inf)
+        self.report_seconds = 0.0
+        """What the last report took."""
+        self.early, self.step_seconds = False, 0.0
+        """Whether what is done behind the next step is agreed on before it (see agreement); what the last one took."""
         self.evaluate_every = config.run.evaluation.every_steps
         self.metrics: dict[str, float] = {}
         self.records = Records(config.run.evaluation, reporter.note)
@@ -101,8 +109,9 @@ class Training:
         self.checkpoints.join(group, identity)
         unsettled = self._take_up()
         lacking = self._go_on_from_here(replace(self.config, identity=identity))
-        self.meter = Meter(group, self.clock())  # what it took to get here is not training
-        if unsettled and (stopper := self._after_step()):
+        self.meter = Meter(group.device, self.clock())  # what it took to get here is not training
+        self.early = False
+        if unsettled and (stopper := self._after_step(None)):
             return self._halt(stopper - 1)
         if lacking and not unsettled:
             self._evaluate()
@@ -111,6 +120,8 @@ class Training:
         for batch in self._batches():
             if self.step >= self.total_steps:
                 break  # an evaluation has said so
+            asked = self._ask(self.step + 1) if self.early and self.strategy.meets(self.step + 1) else None
+            began = self.clock()
             reseed(self.order.seed, Stream.MODEL, batch.share.step, seat.luck)
             loss = self.strategy.step(batch)
             self.meter.add(loss, batch, counts=seat.speaks)
@@ -124,7 +135,8 @@ class Training:
             self.met = self.step
             self.pulse.enter(Phase.AGREEING, self.step)
             self.checkpoints.prepare()
-            if stopper := self._after_step():
+            self.step_seconds = self.clock() - began
+            if stopper := self._after_step(asked):
                 return self._halt(stopper - 1)
             self.pulse.enter(Phase.LOADING)
         self._finish()
@@ -191,38 +203,48 @@ class Training:
         shares = (self.strategy.share(self.order, step) for step in steps)
         return training_batches(self.task, self.order, shares, group.device)
 
-    def _after_step(self) -> int:
-        """What all ranks do now is agreed in one small exchange; the clock that counts is rank 0's.
+    def _ask(self, step: int) -> Callable[[], list[int]]:
+        """Begin to agree on what is done behind this step."""
+        now, told = self.clock(), self.group.rank + 1 if self.stop.asked else 0
+        if not self.group.leads:
+            return self.group.start_agree(Wishes(told).row())
+        wishes = Wishes(
+            stop=told,
+            save=self.checkpoints.due(step, now),
+            report=self._report_is_due(step, now),
+            check=self.guard.due(now),
+            copy=self.buddies is not None and self.buddies.due(step, now),
+            early=self.step_seconds <= EARLY_SECONDS,
+        )
+        return self.group.start_agree(wishes.row())
 
-        Gives 0, or one more than the highest rank that was told to stop.
-        """
-        now = self.clock()
-        save = report = check = copy = False
-        if self.group.leads:
-            save = self.checkpoints.due(self.step, now)
-            report = self.report_cadence.due(self.reported, self.step, now)
-            check = self.guard.due(now)
-            copy = self.buddies is not None and self.buddies.due(self.step, now)
-        told = self.group.rank + 1 if self.stop.asked else 0
-        stopper, save_now, report_now, check_now, copy_now = self.group.agree([told, save, report, check, copy])
-        if check_now or save_now or copy_now or stopper or self.step == self.total_steps:  # nothing is saved unseen
+    def _report_is_due(self, step: int, now: float) -> bool:
+        pause = self.report_seconds / MAX_REPORT_SHARE
+        return self.report_cadence.due(self.reported, step, now) and now - self.reported.at >= pause
+
+    def _after_step(self, asked: Callable[[], list[int]] | None) -> int:
+        """What belongs to a meeting. Gives 0, or one more than the highest rank that was told to stop."""
+        agreed = Wishes.read((asked or self._ask(self.step))())
+        now, self.early = self.clock(), agreed.early
+        # Nothing is saved unseen.
+        if agreed.check or agreed.save or agreed.copy or agreed.stop or self.step == self.total_steps:
             self.guard.check(self.step)
         self._record()
-        if save_now:
+        if agreed.save:
             self.pulse.enter(Phase.SAVING)
             self._keep_lines()
             self.checkpoints.save(self.step, now)
         if self.step == self.total_steps:
             return 0  # done anyway: ending well beats stopping
-        if stopper:
-            return stopper
-        if self._evaluates(self.step):
+        if agreed.stop:
+            return agreed.stop
+        evaluates = self._evaluates(self.step)
+        if evaluates:
             self._evaluate()
-            report_now = True
-        if report_now:
+        if evaluates or agreed.report:
             self._report(now)
         self.settled = self.step
-        if self.buddies is not None and (copy_now or save_now):  # no copy may be older than a checkpoint
+        if self.buddies is not None and (agreed.copy or agreed.save):  # no copy may be older than a checkpoint
             self.pulse.enter(Phase.REPORTING)
             self.buddies.keep(self.step)
         return 0
@@ -287,11 +309,12 @@ class Training:
     def _report(self, now: float, *, last: bool = False) -> None:
         """Loss and speed are of the whole group, so every rank takes part."""
         self.pulse.enter(Phase.REPORTING)
-        loss, speed = self.meter.read(now)
+        began, own = self.clock(), self.pulse.own_seconds()
+        own_times = [own if rank == self.group.rank else 0.0 for rank in range(self.group.world_size)]
+        loss_sum, samples, *times = self.group.total([*self.meter.sums, *own_times])
+        loss, speed = self.meter.read(loss_sum, samples, now)
         loss = loss if self.strategy.tells_loss else None
         self.reported = Mark(self.step, now)
-        own = self.pulse.own_seconds()
-        times = self.group.total([own if rank == self.group.rank else 0.0 for rank in range(self.group.world_size)])
         self.suspicion = reading(self.suspicion, times)
         progress = Progress(
             step=self.step,
@@ -304,6 +327,7 @@ class Training:
             best=self.records.best if self.group.leads else None,
             ended=self.ending if last and self.step == self.total_steps else None,
         )
+        self.report_seconds = self.clock() - began
         if self.group.leads:
             self.reporter.progress(progress, last=last)
 
