@@ -155,3 +155,36 @@ async def test_a_standby_has_ranks_ready_before_it_gets_a_place(
     await until(lambda: len(said(agent, "[rank 0] told") + said(agent, "[rank 1] told")) == 2, "both to take a place")
     told = [line.split()[-1] for rank in (0, 1) for line in said(agent, f"[rank {rank}] told")]
     assert set(told) == spares
+
+
+LATE = """
+import os, socket
+from disttrain_contract.failures import FailureClass
+from disttrain_contract.messages import Failure, RankEvent, encode_rank_message
+if os.environ['DISTTRAIN_INCARNATION'] == '2':
+    os._exit(0)
+mine = socket.socket(fileno=os.dup(int(os.environ['DISTTRAIN_REPORT_FD'])))
+print('up', os.getpid(), flush=True)
+mine.makefile().readline()
+if os.environ['RANK'] == '1':
+    os._exit(0)
+failure = Failure(rank=0, local_rank=0, exit_code=1, failure_class=FailureClass.CODE, message='stumbled when the group was over')
+mine.send(encode_rank_message(RankEvent.FAILURE, failure))
+os._exit(1)
+"""
+
+
+async def test_what_a_rank_said_before_it_died_is_not_held_against_the_one_that_took_its_place(
+    dialling: Callable[..., AgentProcess], rig: Rig
+) -> None:
+    """It fails when the group that it was in is over already, and its successor ends well."""
+    agent = task(dialling, LATE)
+    await rig.until(lambda: rig.hub.assign(UID, go(1)))
+    await until(lambda: agent.output.count("] up ") >= 2)
+    await rig.until(lambda: rig.hub.assign(UID, replace(go(2), membership=None)))
+    await until(lambda: not [p for p in agent.ranks if p not in parent_of(agent)], "both ranks to end")
+    await rig.until(lambda: rig.hub.assign(UID, go(2)))
+    await until(lambda: "incarnation 2: started 2" in agent.output)
+    await until(lambda: rig.hub.report_of(UID).report.state is not AgentState.RUNNING, "the second two to end")
+    assert rig.hub.report_of(UID).report.state is AgentState.FINISHED, agent.output
+    assert await agent.ended() == 0 and agent.last_words.failure is None

@@ -30,6 +30,11 @@ def test_of_what_a_rank_says_about_its_end_the_first_counts() -> None:
     assert told.failures == {1: FAILURE}
 
 
+def test_a_ranks_last_words_go_with_its_process() -> None:
+    told = Told().hear(0, FAILURE).hear(1, FAILURE).bury(0)
+    assert told.failures == {1: FAILURE} and told.bury(0) == told
+
+
 def test_a_new_incarnation_inherits_only_the_checkpoint() -> None:
     told = Told().hear(0, Progress(step=2)).hear(0, SAVED).hear(0, PROBLEM).hear(0, FAILURE)
     assert told.next_incarnation() == Told(checkpoint=SAVED)

@@ -296,6 +296,7 @@ class App:
                 step=self._told.step,
             )
         )
+        self._told = self._told.bury(local_rank)
         self._apply(d.RankEnded(local_rank, failure))
 
     def _heard_lines(self, spec: RankSpec, lines: list[bytes]) -> None:

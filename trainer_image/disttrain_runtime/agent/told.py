@@ -50,6 +50,10 @@ class Told:
             case Failure():
                 return replace(self, failures={local_rank: body, **self.failures})
 
+    def bury(self, local_rank: int) -> Told:
+        """Its process is gone: what it said of itself is not true of the one that takes its place."""
+        return replace(self, failures={r: said for r, said in self.failures.items() if r != local_rank})
+
     def next_incarnation(self) -> Told:
         """What is still true when new ranks start: the checkpoint is on the volume, and where else."""
         return Told(checkpoint=self.checkpoint, remote_copy=self.remote_copy)
