@@ -36,7 +36,9 @@ class Attention(nn.Module):
         super().__init__()
         self.norm, self.head = nn.LayerNorm(width), head
         self.query, self.value = nn.Linear(width, width), nn.Linear(width, width)
-        self.key = nn.Linear(width, width, bias=False)  # its gradient would be 0, and Adam makes steps of what rounding leaves
+        self.key = nn.Linear(
+            width, width, bias=False
+        )  # its gradient would be 0, and Adam makes steps of what rounding leaves
         self.out = nn.Linear(width, width)
 
     @override

@@ -50,8 +50,7 @@ def cut_sequences(chain: Sequence[tuple[str, nn.Module]], plan: Mapping[str, str
         if number == 0 or not cut[number - 1]:
             _begin_run(name, block, mesh)
         if number + 1 == len(chain) or not cut[number + 1]:
-            gather = PrepareModuleOutput(output_layouts=Shard(PLACES), desired_output_layouts=Replicate())
-            parallelize_module(block, mesh, gather, src_data_rank=None)
+            _end_run(block, mesh)
 
 
 def styles_of(name: str, block: nn.Module, plan: Mapping[str, str], ranks: int) -> dict[str, ParallelStyle]:
@@ -73,7 +72,8 @@ def styles_of(name: str, block: nn.Module, plan: Mapping[str, str], ranks: int) 
                 found[inner] = SequenceParallel(sequence_dim=PLACES, use_local_output=True)
         elif any(True for _ in module.parameters(recurse=False)):
             raise TaskError(
-                f"Task: parallelism.sequence gives each rank a part of every sequence, and cannot tell what {own!r} ({type(module).__name__}) does with it: "
+                f"Task: parallelism.sequence gives each rank a part of every sequence, and cannot tell what {own!r} "
+                f"({type(module).__name__}) does with it: "
                 "beside the layers of tensor_plan a block may hold nn.LayerNorm and nn.RMSNorm; name the layer in tensor_plan, "
                 "or leave parallelism.sequence out"
             )
@@ -112,6 +112,13 @@ def _begin_run(name: str, block: nn.Module, mesh: DeviceMesh) -> None:
         require_sequences(name, given, mesh.size())
 
     block.register_forward_pre_hook(check, prepend=True)
+
+
+def _end_run(block: nn.Module, mesh: DeviceMesh) -> None:
+    """Put together what comes out. What DTensor gives is a view, and a stage of a pipeline must own its outputs."""
+    gather = PrepareModuleOutput(output_layouts=Shard(PLACES), desired_output_layouts=Replicate())
+    parallelize_module(block, mesh, gather, src_data_rank=None)
+    block.register_forward_hook(lambda _, given, whole: whole.clone())
 
 
 def require_sequences(name: str, given: Sequence[Any], ranks: int) -> None:
