@@ -138,7 +138,7 @@ class Wide(Block):
 @pytest.mark.parametrize(
     ("block", "plan", "says"),
     [
-        (Attention(8), {"0.query": "column"}, "cannot tell what '0.key'"),
+        (Attention(8), {"0.query": "column"}, "cannot tell what '0.value'"),
         (Scaled(), {"0.up": "column", "0.down": "row"}, r"cannot tell what '0' \(Scaled\)"),
         (Wide(), {"0.up": "column", "0.down": "row"}, "the features of one place only"),
         (nn.Linear(8, 8), {"0": "column"}, "itself an element of the chain"),
