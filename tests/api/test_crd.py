@@ -124,7 +124,7 @@ PRIVACY = {"noiseMultiplier": 1.0, "maxGradNorm": 1.0, "delta": 1e-5}
     [
         ({}, None),
         ({"synchronization": {"method": "allReduce"}, "precision": "fp32", "accumulate": 2}, None),
-        ({"synchronization": {"method": "gossip"}}, "privacy is for synchronization.method allReduce"),
+        ({"synchronization": {"method": "gossip"}}, "is for synchronization.method allReduce"),
         ({"compression": {"method": "sign"}}, "privacy and compression exclude each other"),
         ({"parallelism": {"tensor": 2}}, "every rank must have all of it"),
         ({"parallelism": {"pipeline": {"stages": 2}}}, "every rank must have all of it"),
@@ -141,6 +141,68 @@ def test_privacy_goes_with_what_leaves_a_samples_gradient_whole(strategy: dict, 
 
 
 @pytest.mark.parametrize(
+    ("strategy", "because"),
+    [
+        ({"synchronization": {"method": "diLoCo"}}, None),
+        ({"synchronization": {"method": "modelAveraging", "synchronousSteps": 3}, "accumulate": 2}, None),
+        ({"synchronization": {"method": "diLoCo", "fragments": 1}, "precision": "bf16", "maxGradNorm": 1.0}, None),
+        ({}, "after steps of their own"),
+        ({"synchronization": {}}, "after steps of their own"),
+        ({"synchronization": {"method": "parameterServer"}}, "after steps of their own"),
+        ({"synchronization": {"method": "gossip"}}, "before any noise is added"),
+        ({"synchronization": {"method": "asyncRing"}}, "the clock decides"),
+        ({"synchronization": {"method": "roundRobin"}}, "since its last turn"),
+        ({"synchronization": {"method": "diLoCo", "fragments": 2}}, "leave fragments out"),
+        ({"synchronization": {"method": "diLoCo"}, "precision": "fp16"}, "use fp32 or bf16"),
+        ({"parallelism": {"shard": "full"}}, "every rank must have all of it"),
+    ],
+)
+def test_privacy_of_workers_goes_with_methods_that_average_and_keep_the_rest_to_themselves(
+    strategy: dict, because: str | None
+) -> None:
+    found = root()["properties"]["spec"]["properties"]["strategy"][schema.RULES]
+    whole = {"privacy": {**PRIVACY, "unit": "worker"}, **strategy}
+    broken = [r["message"] for r in found if not evaluate(r["rule"], {"self": whole})]
+    assert broken == [] if because is None else any(because in message for message in broken)
+
+
+@pytest.mark.parametrize(
+    ("unit", "rest", "because"),
+    [
+        ("worker", {"processesPerWorker": 1}, None),
+        ("sample", {"processesPerWorker": 4, "elastic": {}}, None),
+        ("worker", {"processesPerWorker": 2}, "what one process has trained on"),
+        ("worker", {"processesPerWorker": "auto"}, "what one process has trained on"),
+        ("worker", {}, "what one process has trained on"),
+        ("worker", {"processesPerWorker": 1, "elastic": {}}, "leave elastic out"),
+    ],
+)
+def test_a_worker_that_hides_is_one_process_with_one_part_of_the_data(
+    unit: str, rest: dict, because: str | None
+) -> None:
+    rules = [r for r in root()["properties"]["spec"][schema.RULES] if "strategy.privacy.unit" in r["rule"]]
+    assert len(rules) == 2
+    strategy = {"privacy": {**PRIVACY, "unit": unit}}
+    broken = [r["message"] for r in rules if not evaluate(r["rule"], {"self": {"strategy": strategy, **rest}})]
+    assert broken == [] if because is None else [m for m in broken if because in m] == broken
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "allowed"),
+    [
+        ({"tensor": 2, "sequence": True}, True),
+        ({"tensor": 1, "sequence": False}, True),
+        ({"sequence": True}, False),
+        ({"tensor": 1, "sequence": True}, False),
+    ],
+)
+def test_sequences_are_divided_over_ranks_that_share_layers(parallelism: dict, allowed: bool) -> None:
+    strategy = root()["properties"]["spec"]["properties"]["strategy"]
+    (rule,) = [r for r in strategy["properties"]["parallelism"][schema.RULES] if "self.sequence" in r["rule"]]
+    assert evaluate(rule["rule"], {"self": {"shard": "none", **parallelism}}) is allowed
+
+
+@pytest.mark.parametrize(
     ("rest", "allowed"),
     [
         ({"entrypoint": "a:b", "checkpoint": {}}, True),
@@ -149,7 +211,7 @@ def test_privacy_goes_with_what_leaves_a_samples_gradient_whole(strategy: dict, 
     ],
 )
 def test_privacy_needs_a_volume_and_a_task(rest: dict, allowed: bool) -> None:
-    (rule,) = [r for r in root()["properties"]["spec"][schema.RULES] if "strategy.privacy" in r["rule"]]
+    (rule,) = [r for r in root()["properties"]["spec"][schema.RULES] if "strategy.privacy needs" in r["message"]]
     assert evaluate(rule["rule"], {"self": {"strategy": {"privacy": PRIVACY}, **rest}}) is allowed
 
 

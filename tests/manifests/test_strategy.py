@@ -17,6 +17,7 @@ def test_all_that_can_be_said_arrives() -> None:
     spec = {
         "parallelism": {
             "tensor": 2,
+            "sequence": True,
             "pipeline": {"stages": 3, "schedule": "gpipe", "microbatches": 6, "split": ["a", "b"]},
             "shard": "hybrid",
         },
@@ -24,16 +25,18 @@ def test_all_that_can_be_said_arrives() -> None:
             "method": "diLoCo", "everySteps": 20, "outerLearningRate": 0.5, "outerMomentum": 0.8, "fragments": 2,
         },
         "compression": {"method": "powerSGD", "rank": 4, "errorFeedback": False},
-        "privacy": {"noiseMultiplier": 1, "maxGradNorm": 0.5, "delta": 1e-5, "targetEpsilon": 8},
+        "privacy": {"unit": "worker", "noiseMultiplier": 1, "maxGradNorm": 0.5, "delta": 1e-5, "targetEpsilon": 8},
         "precision": "bf16", "accumulate": 2, "maxGradNorm": 1.5,
     }  # fmt: skip
     assert strategy_config(spec) == StrategyConfig(
-        parallelism=Parallelism(tensor=2, stages=3, schedule="gpipe", microbatches=6, split=("a", "b"), shard="hybrid"),
+        parallelism=Parallelism(
+            tensor=2, sequence=True, stages=3, schedule="gpipe", microbatches=6, split=("a", "b"), shard="hybrid"
+        ),
         synchronization=Synchronization(
             method="diLoCo", every_steps=20, outer_learning_rate=0.5, outer_momentum=0.8, fragments=2
         ),
         compression=Compression(method="powerSGD", rank=4, error_feedback=False),
-        privacy=Privacy(noise_multiplier=1.0, max_grad_norm=0.5, delta=1e-5, target_epsilon=8),
+        privacy=Privacy(unit="worker", noise_multiplier=1.0, max_grad_norm=0.5, delta=1e-5, target_epsilon=8),
         precision="bf16",
         accumulate=2,
         max_grad_norm=1.5,

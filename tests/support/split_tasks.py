@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,64 @@ class Block(nn.Module):
     @override
     def forward(self, x: Tensor) -> Tensor:
         return x + self.dropout(self.down(torch.tanh(self.up(self.norm(x)))))
+
+
+class Attention(nn.Module):
+    """The other half. The number of heads follows from the width that it sees."""
+
+    def __init__(self, width: int, head: int = 4) -> None:
+        super().__init__()
+        self.norm, self.head = nn.LayerNorm(width), head
+        self.query, self.value = nn.Linear(width, width), nn.Linear(width, width)
+        self.key = nn.Linear(
+            width, width, bias=False
+        )  # its gradient would be 0, and Adam makes steps of what rounding leaves
+        self.out = nn.Linear(width, width)
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        normal = self.norm(x)
+        parts = [layer(normal).unflatten(-1, (-1, self.head)).transpose(1, 2) for layer in (self.query, self.key, self.value)]  # fmt: skip
+        seen = nn.functional.scaled_dot_product_attention(*parts, is_causal=True)
+        return x + self.out(seen.transpose(1, 2).flatten(-2))
+
+
+class Spell(nn.Module):
+    """A point becomes a sequence."""
+
+    def __init__(self, places: int, width: int) -> None:
+        super().__init__()
+        self.places, self.layer = places, nn.Linear(12 // places, width)
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.unflatten(-1, (self.places, -1)))
+
+
+class Sum(nn.Module):
+    """A sequence becomes two numbers."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(width, 2)
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.mean(1))
+
+
+PLAN = {
+    "*.up": "column", "*.down": "row",
+    "*.query": "column", "*.key": "column", "*.value": "column", "*.out": "row",
+}  # fmt: skip
+
+
+def build_sequences(places: int = 6, **arguments: Any) -> Task:
+    """A transformer on points that are read as sequences."""
+    task = build(**arguments)
+    width = 16
+    halves = [half for _ in range(2) for half in (Attention(width), Block(width, 0.0))]
+    return replace(task, model=nn.Sequential(Spell(places, width), *halves, Sum(width)), tensor_plan=PLAN)
 
 
 def build(

@@ -8,6 +8,7 @@ from typing import Any
 
 ALL_REDUCE = "allReduce"
 NONE = "none"
+SAMPLE, WORKER = "sample", "worker"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,6 +16,8 @@ class Parallelism:
     """Degrees of the mesh; the data axis takes what the others leave of the world size."""
 
     tensor: int = 1
+    sequence: bool = False
+    """Ranks that share layers share sequences, too, where layers are not cut."""
     stages: int = 1
     """Of the pipeline."""
     schedule: str = "1f1b"
@@ -53,6 +56,8 @@ class Compression:
 class Privacy:
     """Differentially private training."""
 
+    unit: str = SAMPLE
+    """What hides: one sample, or all that one rank trains on."""
     noise_multiplier: float
     max_grad_norm: float
     delta: float

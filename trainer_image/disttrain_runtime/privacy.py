@@ -1,5 +1,7 @@
 """What a private run has spent, as numbers: which steps were ever run, and the epsilon they add up to. Pure.
 
+Where whole workers hide, what is counted is exchanges in place of steps (see `strategies/private_averaging`).
+
 A step's release is fixed by (run, world size, step): sample, noise and every other random number follow from them. A
 step that is broken off and run again is therefore the same release and counts once. Anything that could change
 what a step computes (another job, other arguments, another number of ranks) draws a sample and noise of its own,
@@ -18,6 +20,8 @@ import numpy as np
 from opacus.accountants import RDPAccountant
 from opacus.accountants.analysis import rdp
 
+from disttrain_contract.strategy import SAMPLE
+
 ORDERS = tuple(RDPAccountant.DEFAULT_ALPHAS)
 """opacus's own, so that its accountant and ours say the same."""
 SECRET_BYTES = 32
@@ -35,12 +39,14 @@ class Span:
     sample_rate: float
     first: int = 0
     end: int = 0
+    unit: str = SAMPLE
+    """Whose contribution is bounded."""
 
 
 def merged(spans: Iterable[Span]) -> tuple[Span, ...]:
     """The same steps, each once."""
     found: list[Span] = []
-    for span in sorted(spans, key=lambda s: (s.run, s.world_size, s.noise_multiplier, s.sample_rate, s.first)):
+    for span in sorted(spans, key=lambda s: (s.run, s.unit, s.world_size, s.noise_multiplier, s.sample_rate, s.first)):
         last = found[-1] if found else None
         if last is not None and replace(span, first=last.first, end=last.end) == last and span.first <= last.end:
             found[-1] = replace(last, end=max(last.end, span.end))
@@ -89,9 +95,10 @@ def poisson(secret: bytes, span: Span, step: int, samples: int) -> tuple[int, ..
     return tuple(np.flatnonzero(words < np.uint64(span.sample_rate * _WORD)).tolist())
 
 
-def noise_seed(secret: bytes, span: Span, step: int) -> int:
-    """Where the noise of a step starts. Alike for every run of the step; unknown to whoever does not have the secret."""
-    return _draw(secret, "noise", span, step, 8)
+def noise_seed(secret: bytes, span: Span, step: int, rank: int | None = None) -> int:
+    """Where the noise of a step starts, or one rank's share of it. Alike for every run of the step; unknown to whoever
+    does not have the secret."""
+    return _draw(secret, "noise" if rank is None else f"noise of rank {rank}", span, step, 8)
 
 
 def spans_to_json(spans: Iterable[Span]) -> list[dict[str, Any]]:

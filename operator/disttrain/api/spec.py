@@ -135,9 +135,12 @@ NO_CADENCE = (
 jobs that are stored already."""
 _RIGID = "(has(self.strategy) && has(self.strategy.parallelism) && (self.strategy.parallelism.tensor > 1 || has(self.strategy.parallelism.pipeline)))"
 _GRID = "(self.strategy.parallelism.tensor * (has(self.strategy.parallelism.pipeline) ? self.strategy.parallelism.pipeline.stages : 1))"
+_BY_WORKER = "(has(self.strategy) && has(self.strategy.privacy) && has(self.strategy.privacy.unit) && self.strategy.privacy.unit == 'worker')"
 
 SPEC_RULES = (
     Rule("!has(self.strategy) || !has(self.strategy.privacy) || (has(self.entrypoint) && has(self.checkpoint))", "strategy.privacy needs an entrypoint, whose samples the runtime draws, and spec.checkpoint: without a volume a restart would forget what was spent"),
+    Rule(f"!{_BY_WORKER} || !has(self.elastic)", "strategy.privacy.unit worker counts what each worker has told about its part of the data, and with another number of workers the parts would be others: leave elastic out"),
+    Rule(f"!{_BY_WORKER} || (has(self.processesPerWorker) && type(self.processesPerWorker) != string && self.processesPerWorker == 1)", "strategy.privacy.unit worker hides what one process has trained on: set processesPerWorker to 1 (auto is one for each GPU)"),
     Rule("!has(self.elastic) || (self.elastic.minWorkers <= self.workers && self.workers <= self.elastic.maxWorkers)", "spec.workers must be between spec.elastic.minWorkers and spec.elastic.maxWorkers"),
     Rule(f"!{_RIGID} || !has(self.elastic)", "a job with tensor or pipeline cannot be elastic: only whole replicas of the model could come and go"),
     Rule(f"!{_RIGID} || !has(self.processesPerWorker) || type(self.processesPerWorker) == string || self.workers * self.processesPerWorker % {_GRID} == 0", "tensor × pipeline.stages must divide workers × processesPerWorker, the number of ranks"),

@@ -41,6 +41,7 @@ class Parallelism(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=rules(
             Rule("self.shard == 'none' || (self.tensor == 1 && (!has(self.pipeline) || self.pipeline.stages == 1))", "parallelism.shard cuts the parameters of whole layers over replicas: with tensor or pipeline, which have cut the model already, leave it out"),
+            Rule("!has(self.sequence) || !self.sequence || (has(self.tensor) && self.tensor > 1)", "parallelism.sequence divides sequences over the ranks that share layers: set tensor to 2 or more"),
         )
     )  # fmt: skip
 
@@ -48,6 +49,10 @@ class Parallelism(ApiModel):
         "auto", description="Number of replicas; auto: what the other axes leave.", json_schema_extra=only("auto")
     )
     tensor: int = Field(1, ge=1, le=1024, description="Ranks that share each layer.")
+    sequence: bool = Field(
+        False,
+        description="With tensor: between the layers that are cut, each of those ranks has its part of every sequence (sequence parallel): less memory.",
+    )
     pipeline: Pipeline | None = Field(None, description="Split layers into stages.")
     shard: Literal["none", "full", "hybrid"] = Field(
         "none",
@@ -130,12 +135,20 @@ class Compression(ApiModel):
 
 
 class Privacy(ApiModel):
-    """Differentially private training (DP-SGD)."""
+    """Differentially private training: of single samples (DP-SGD), or of all that a worker has (as DP-FedAvg)."""
 
+    unit: Literal["sample", "worker"] = Field(
+        "sample",
+        description="Who can hide. sample: any one sample; gradients are clipped and get noise in every step. "
+        "worker: all samples of one worker, which trains on a part of the data of its own; what replicas exchange is clipped and gets noise.",
+    )
     noise_multiplier: float = Field(
         gt=0, le=1000, description="Standard deviation of the noise over the clipping norm."
     )
-    max_grad_norm: float = Field(gt=0, description="Each sample's gradient is clipped to this norm.")
+    max_grad_norm: float = Field(
+        gt=0,
+        description="Each sample's gradient, or what a worker has changed since the last exchange (its outer gradient), is clipped to this norm.",
+    )
     delta: float = Field(gt=0, lt=1, description="Probability of failure of the guarantee; well below 1 / samples.")
     target_epsilon: float | None = Field(
         None,
@@ -144,13 +157,23 @@ class Privacy(ApiModel):
     )
 
 
+_METHOD = "(has(self.synchronization) && has(self.synchronization.method) ? self.synchronization.method : 'allReduce')"
+_BY_SAMPLE = "(has(self.privacy) && (!has(self.privacy.unit) || self.privacy.unit == 'sample'))"
+_BY_WORKER = "(has(self.privacy) && has(self.privacy.unit) && self.privacy.unit == 'worker')"
+
 STRATEGY_RULES = (
     Rule(f"!{_SPLIT} || !has(self.synchronization) || self.synchronization.method == 'allReduce'", "a model that is split (parallelism.tensor, pipeline, shard) exchanges gradients in every step; the other methods need the whole model on every rank: leave either synchronization.method or parallelism out"),
-    Rule("!has(self.privacy) || !has(self.synchronization) || self.synchronization.method == 'allReduce'", "privacy is for synchronization.method allReduce: the other methods exchange parameters or gradients that no noise was added to"),
+    Rule(f"!{_BY_SAMPLE} || {_METHOD} == 'allReduce'", "privacy of single samples (privacy.unit sample) is for synchronization.method allReduce: with modelAveraging and diLoCo, privacy.unit worker adds noise to what is exchanged"),
+    Rule(f"!{_BY_WORKER} || !({_METHOD} in ['allReduce', 'parameterServer'])", "privacy.unit worker adds noise to what workers exchange after steps of their own: choose synchronization.method modelAveraging or diLoCo, or privacy.unit sample"),
+    Rule(f"!{_BY_WORKER} || {_METHOD} != 'gossip'", "privacy.unit worker and gossip exclude each other: pairs mix their models before any noise is added, so what one worker learnt changes what all others learn, and clipping bounds none of it"),
+    Rule(f"!{_BY_WORKER} || {_METHOD} != 'asyncRing'", "privacy.unit worker and asyncRing exclude each other: the clock decides what goes into a round, so a round that is run again after a failure would be another one with the same noise, and the two together would show what the noise hides"),
+    Rule(f"!{_BY_WORKER} || {_METHOD} != 'roundRobin'", "privacy.unit worker and roundRobin exclude each other: a checkpoint holds what each worker has learnt since its last turn, and no noise was added to that"),
+    Rule(f"!{_BY_WORKER} || !has(self.synchronization) || !has(self.synchronization.fragments) || self.synchronization.fragments == 1", "privacy.unit worker needs the whole model exchanged at once: with synchronization.fragments a checkpoint holds what each worker has learnt alone, and no noise was added to that; leave fragments out"),
     Rule("!has(self.privacy) || !has(self.compression) || self.compression.method == 'none'", "privacy and compression exclude each other: noise does not compress"),
     Rule(f"!has(self.privacy) || !{_SPLIT}", "privacy clips the gradient of each sample over the whole model, so every rank must have all of it: leave parallelism out"),
-    Rule("!has(self.privacy) || !has(self.precision) || self.precision == 'fp32'", "privacy clips and adds noise in fp32: leave precision out"),
-    Rule("!has(self.privacy) || !has(self.maxGradNorm)", "privacy.maxGradNorm clips the gradient of each sample: leave strategy.maxGradNorm out"),
+    Rule(f"!{_BY_SAMPLE} || !has(self.precision) || self.precision == 'fp32'", "privacy clips and adds noise in fp32: leave precision out"),
+    Rule(f"!{_BY_WORKER} || !has(self.precision) || self.precision != 'fp16'", "the scale of fp16 follows from the data and has no noise: with privacy.unit worker use fp32 or bf16"),
+    Rule(f"!{_BY_SAMPLE} || !has(self.maxGradNorm)", "privacy.maxGradNorm clips the gradient of each sample: leave strategy.maxGradNorm out"),
     Rule("!has(self.compression) || self.compression.method == 'none' || !has(self.synchronization) || self.synchronization.method == 'allReduce'", "compression is for gradients that are all-reduced: with another synchronization.method leave it out"),
     Rule(f"!has(self.compression) || self.compression.method == 'none' || !{_SPLIT}", "compression is for ranks that each have the whole model: with parallelism.tensor, pipeline or shard leave it out"),
     Rule("!has(self.precision) || self.precision != 'fp16' || !has(self.synchronization) || self.synchronization.method != 'parameterServer'", "precision fp16 scales the loss until gradients overflow, and no parameter server sees all of them: use bf16 with parameterServer"),
@@ -168,7 +191,7 @@ class Strategy(ApiModel):
     parallelism: Parallelism | None = Field(None, description="Degrees of the mesh.")
     synchronization: Synchronization | None = Field(None, description="How replicas stay in step.")
     compression: Compression | None = Field(None, description="Send fewer bytes.")
-    privacy: Privacy | None = Field(None, description="Differentially private training (DP-SGD).")
+    privacy: Privacy | None = Field(None, description="Differentially private training.")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="Of forward and backward passes (autocast); fp16 scales the loss. Parameters stay fp32."
     )

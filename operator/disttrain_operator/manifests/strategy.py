@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from disttrain_contract.strategy import Compression, Parallelism, Privacy, StrategyConfig, Synchronization
+from disttrain_contract.strategy import SAMPLE, Compression, Parallelism, Privacy, StrategyConfig, Synchronization
 from disttrain_operator.manifests import raw
 from disttrain_operator.manifests.errors import SpecError
 
@@ -30,6 +30,7 @@ def _parallelism(spec: Mapping[str, Any]) -> Parallelism:
     pipeline = raw.obj(spec, "pipeline")
     return Parallelism(
         tensor=raw.integer(spec, "tensor") or 1,
+        sequence=spec.get("sequence") is True,
         stages=raw.integer(pipeline, "stages") or 1,
         schedule=raw.text(pipeline, "schedule") or _DEFAULT.parallelism.schedule,
         microbatches=raw.integer(pipeline, "microbatches"),
@@ -69,6 +70,7 @@ def _privacy(spec: Mapping[str, Any]) -> Privacy:
             raise SpecError(f"spec.strategy.privacy.{key}", "is missing")
         needed[key] = float(value)
     return Privacy(
+        unit=raw.text(spec, "unit") or SAMPLE,
         noise_multiplier=needed["noiseMultiplier"],
         max_grad_norm=needed["maxGradNorm"],
         delta=needed["delta"],

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from disttrain_contract.strategy import NONE, Parallelism, StrategyConfig
+from disttrain_contract.strategy import NONE, WORKER, Parallelism, StrategyConfig
 from disttrain_runtime.errors import EntrypointError
 from disttrain_runtime.strategies.all_reduce import AllReduce
 from disttrain_runtime.strategies.async_ring import AsyncRing
@@ -38,10 +38,11 @@ STRATEGIES: dict[str, Callable[[Task, StrategyConfig, torch.device], Strategy]] 
 
 def make_strategy(config: StrategyConfig, task: Task, device: torch.device) -> Strategy:
     """The chosen technique around a task's model and optimizer."""
-    if config.privacy is not None:
-        from disttrain_runtime.strategies.private import Private  # opacus takes a second to import
+    if config.privacy is not None:  # opacus takes a second to import
+        from disttrain_runtime.strategies.private import Private
+        from disttrain_runtime.strategies.private_averaging import PrivateAveraging
 
-        return Private(task, config, device)
+        return (PrivateAveraging if config.privacy.unit == WORKER else Private)(task, config, device)
     method = _split_by(config.parallelism) or config.synchronization.method
     if method not in STRATEGIES:
         raise EntrypointError(

@@ -75,11 +75,15 @@ class DiLoCo(CommonModel):
         for f in due:
             places = self.fragments[f]
             deltas = weighted_sum([self.common[i] - self.live[i] for i in places], self.untold[f].weight)
-            for i, delta in zip(places, deltas, strict=True):
-                velocity = self.velocity[i].mul_(self.momentum).add_(delta)
-                self.common[i].sub_(self.rate * (delta + self.momentum * velocity))
-                self.live[i].copy_(self.common[i])
+            self.outer_step(places, deltas)
             self.untold[f] = Samples()
+
+    def outer_step(self, places: Sequence[int], deltas: Sequence[Tensor]) -> None:
+        """These parameters of the common model, by these outer gradients; the replica becomes the same."""
+        for i, delta in zip(places, deltas, strict=True):
+            velocity = self.velocity[i].mul_(self.momentum).add_(delta)
+            self.common[i].sub_(self.rate * (delta + self.momentum * velocity))
+            self.live[i].copy_(self.common[i])
 
     @override
     def catch_up(self, live: Sequence[Tensor], common: Sequence[Tensor]) -> None:

@@ -34,6 +34,7 @@ from disttrain_runtime.strategies.blocks import chain_of, recompute
 from disttrain_runtime.strategies.mesh import DATA, STAGE, TENSOR, Mesh, spot_of
 from disttrain_runtime.strategies.microbatch import microbatches
 from disttrain_runtime.strategies.parted import Parted, add_up
+from disttrain_runtime.strategies.sequence import complete, cut_sequences
 from disttrain_runtime.strategies.strategy import Seat
 from disttrain_runtime.strategies.tensor import cut_layers, plan_of
 from disttrain_runtime.task import Task
@@ -124,8 +125,11 @@ class Pipeline(Parted):
             for layer in run:
                 layer.to(self.device)
             if self._plan.tensor > 1:
-                plan = plan_of(self.task.model, self.task.tensor_plan)
-                cut_layers(model, plan, self._mesh.axis(TENSOR), self._names[first:end])
+                plan, axis = plan_of(self.task.model, self.task.tensor_plan), self._mesh.axis(TENSOR)
+                if self._plan.sequence:
+                    cut_sequences(chain_of(model)[first:end], plan, axis)
+                else:
+                    cut_layers(model, plan, axis, self._names[first:end])
             if self.config.activation_checkpointing:
                 recompute(run)
             self._chunks[number] = Chunk(run, first, self.precision)
@@ -149,6 +153,8 @@ class Pipeline(Parted):
         self._losses, self._step = [], batch.share.step
         numbers = [(torch.tensor([number]),) for number in range(self._count)]
         schedule.step(arg_mbs=numbers, target_mbs=cut, return_outputs=False)
+        if self._plan.sequence:
+            complete((p for p in self.model.parameters() if not p.is_meta), self._mesh.ranks(TENSOR))
         if self._mesh.spot.replicas > 1:
             add_up((p for p in self.model.parameters() if not p.is_meta), self._mesh.ranks(DATA))
         self.update()

@@ -12,10 +12,7 @@ Rank 0 adds the whole noise before the gradients are exchanged, so it is the sam
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
-from hashlib import blake2b
 
 import torch
 import torch.distributed as dist
@@ -25,15 +22,14 @@ from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 from typing_extensions import override
 
-from disttrain_contract.messages import Ending
 from disttrain_contract.stall import Phase
 from disttrain_contract.strategy import StrategyConfig
 from disttrain_runtime.config import WorkerConfig
 from disttrain_runtime.data import Batch
-from disttrain_runtime.errors import EntrypointError, TaskError
+from disttrain_runtime.errors import TaskError
 from disttrain_runtime.guard import require_finite
-from disttrain_runtime.privacy import Span, affordable, epsilon, noise_seed, poisson, reserve
-from disttrain_runtime.privacy_ledger import Ledger, decode
+from disttrain_runtime.privacy import Span, noise_seed, poisson
+from disttrain_runtime.privacy_account import Account, run_name
 from disttrain_runtime.sampler import SampleOrder, Share, share_of
 from disttrain_runtime.strategies.microbatch import Microbatch, microbatches
 from disttrain_runtime.strategies.replica import Replica
@@ -60,9 +56,7 @@ class Private(Replica):
             expected_batch_size=task.batch_size,
             generator=self._generator,
         )
-        self._ledger: Ledger | None = None
-        """Rank 0's."""
-        self._finished = self._reserved = 0
+        self._finished = 0
 
     @property
     @override
@@ -78,34 +72,27 @@ class Private(Replica):
 
     @override
     def begin(self, config: WorkerConfig, step: int) -> Limit | None:
-        group, samples = self.group, len(self.task.train_data)
-        if config.job_dir is None:
-            raise EntrypointError(
-                "strategy.privacy needs a checkpoint volume: without it a restart would forget what was spent"
-            )
-        self._ledger = Ledger(config.job_dir) if group.leads else None
-        book = decode(group.broadcast(self._ledger.open(step).encode() if self._ledger is not None else None))
-        self._secret, self._past = book.secret, book.spans
-        self._span = Span(
-            run=_name(config),
-            world_size=group.world_size,
+        span = Span(
+            run=run_name(config),
+            world_size=self.group.world_size,
             noise_multiplier=self.privacy.noise_multiplier,
-            sample_rate=self.task.batch_size / samples,
+            sample_rate=self.task.batch_size / len(self.task.train_data),
             first=step,
             end=step,
         )
-        self._finished = self._reserved = step
-        self._limit = self.task.total_steps
-        return self._target()
+        self.account = Account(self.privacy, config, self.group, span, trained=step, last=self.task.total_steps)
+        self._finished = step
+        limit, total = self.account.limit, self.task.total_steps
+        return Limit(limit, self.account.ending(limit, total)) if limit < total else None
 
     @override
     def share(self, order: SampleOrder, step: int) -> Share:
-        drawn = poisson(self._secret, self._span, step, order.samples)
+        drawn = poisson(self.account.secret, self.account.span, step, order.samples)
         return share_of(drawn, step, self.group.rank, self.group.world_size)
 
     @override
     def step(self, batch: Batch) -> Tensor:
-        self._reserve(batch.share.step)
+        self.account.reserve(batch.share.step)
         self._private.zero_grad(set_to_none=True)
         loss = self._clipped(batch) if batch.share.own else torch.zeros((), device=self.device)
         self._exchange(batch.share.step)
@@ -120,7 +107,7 @@ class Private(Replica):
 
     @override
     def metrics(self) -> Mapping[str, float]:
-        return {"epsilon": self._epsilon(self._finished)}
+        return {"epsilon": self.account.epsilon(self._finished)}
 
     def _clipped(self, batch: Batch) -> Tensor:
         """The sum of the clipped gradients of this rank's samples, in `summed_grad` of each parameter."""
@@ -145,7 +132,7 @@ class Private(Replica):
             if parameter.summed_grad is None:  # no sample fell to this rank
                 parameter.summed_grad = torch.zeros_like(parameter)
         if self.group.leads:
-            self._generator.manual_seed(noise_seed(self._secret, self._span, step))
+            self._generator.manual_seed(noise_seed(self.account.secret, self.account.span, step))
             self._private.add_noise()
             parts = [parameter.grad for parameter in parameters]
         else:
@@ -164,36 +151,6 @@ class Private(Replica):
         if not isinstance(loss, Tensor) or loss.dim() != 0 or not loss.requires_grad:
             raise TaskError("Task: loss must give a scalar tensor that depends on the parameters")
         return loss
-
-    def _reserve(self, step: int) -> None:
-        """What a step may tell is written down before it begins; nobody can see anything of it without rank 0's part."""
-        if self._ledger is not None and step >= self._reserved:
-            self._reserved = reserve(step, self._limit)
-            self._ledger.add(replace(self._span, end=self._reserved))
-
-    def _epsilon(self, finished: int) -> float:
-        """A recovery counts what the ledger says, which may be some steps more than were run, and never fewer."""
-        return epsilon([*self._past, replace(self._span, end=finished)], self.privacy.delta)
-
-    def _target(self) -> Limit | None:
-        target = self.privacy.target_epsilon
-        if target is None:
-            return None
-        self._limit = affordable(self._past, self._span, self.task.total_steps, self.privacy.delta, target)
-        if self._limit == self.task.total_steps:
-            return None
-        spent = self._epsilon(self._limit)
-        message = (
-            f"epsilon {spent:.3g} of {target:g} (delta {self.privacy.delta:g}) is spent after step {self._limit} of {self.task.total_steps}, "
-            "and one more step would spend more"
-        )
-        return Limit(self._limit, Ending(reason="TargetEpsilonReached", message=message))
-
-
-def _name(config: WorkerConfig) -> str:
-    """What decides what a step computes, but for the number of ranks: job and configuration."""
-    text = f"{config.identity.job_uid}/{json.dumps(asdict(config.run), sort_keys=True)}"
-    return blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 def _check(task: Task) -> None:

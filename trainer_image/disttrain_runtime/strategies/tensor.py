@@ -21,12 +21,12 @@ from typing_extensions import override
 from disttrain_runtime.data import Batch
 from disttrain_runtime.errors import TaskError
 from disttrain_runtime.groups import Group
-from disttrain_runtime.strategies.blocks import blocks_of, recompute
+from disttrain_runtime.strategies.blocks import blocks_of, chain_of, recompute
 from disttrain_runtime.strategies.mesh import DATA, TENSOR, Mesh
 from disttrain_runtime.strategies.parted import Parted, add_up
+from disttrain_runtime.strategies.sequence import COLUMN, ROW, complete, cut_sequences, require_even
 from disttrain_runtime.strategies.strategy import Seat
 
-COLUMN, ROW = "column", "row"
 _BETWEEN = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Dropout)
 """Element by element: they do not mind that they see a part of the features."""
 
@@ -53,7 +53,11 @@ class TensorParallel(Parted):
     @override
     def part(self, model: nn.Module) -> nn.Module:
         model.to(self.device)
-        cut_layers(model, plan_of(model, self.task.tensor_plan), self._mesh.axis(TENSOR))
+        plan, axis = plan_of(model, self.task.tensor_plan), self._mesh.axis(TENSOR)
+        if self.config.parallelism.sequence:
+            cut_sequences(chain_of(model), plan, axis)
+        else:
+            cut_layers(model, plan, axis)
         if self.config.activation_checkpointing:
             recompute(blocks_of(model))
         return model
@@ -66,6 +70,8 @@ class TensorParallel(Parted):
     def step(self, batch: Batch) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.backward(batch, batch.share.own / batch.share.total)
+        if self.config.parallelism.sequence:
+            complete(self.model.parameters(), self._mesh.ranks(TENSOR))
         if self._mesh.spot.replicas > 1:
             add_up(self.model.parameters(), self._mesh.ranks(DATA))
         self.update()
@@ -107,7 +113,7 @@ def cut_layers(model: nn.Module, plan: Mapping[str, str], mesh: DeviceMesh, insi
     for name, way in plan.items():
         if not any(name == part or not part or name.startswith(f"{part}.") for part in inside):
             continue
-        _require_even(name, model.get_submodule(name), way, mesh.size())
+        require_even(name, model.get_submodule(name), way, mesh.size())
         styles[name] = ColwiseParallel() if way == COLUMN else RowwiseParallel()
     parallelize_module(model, mesh, styles, src_data_rank=None)
 
@@ -125,13 +131,3 @@ def _pairs(model: nn.Module) -> Iterable[tuple[str, str]]:
                 first = own if first is None else None
             elif not isinstance(child, _BETWEEN):
                 first = None
-
-
-def _require_even(name: str, layer: nn.Module, way: str, ranks: int) -> None:
-    if isinstance(layer, nn.Linear):
-        features = layer.out_features if way == COLUMN else layer.in_features
-    else:
-        assert isinstance(layer, nn.Embedding), "no other layer is in a plan"
-        features = layer.embedding_dim if way == COLUMN else layer.num_embeddings
-    if features % ranks:
-        raise TaskError(f"Task: layer {name!r} has {features} features to cut over {ranks} ranks: make them divide")
