@@ -242,7 +242,7 @@ def test_what_is_told_has_the_norm_that_was_promised_at_most() -> None:
     big = [torch.full((10, 10), 3.0), torch.full((5,), -4.0)]
     told = clipped(big, 0.5)
     norm = float(torch.cat([t.flatten() for t in told]).double().norm())
-    assert norm == pytest.approx(0.5, rel=1e-6)
+    assert norm == pytest.approx(0.5, rel=3e-6)
     assert norm <= 0.5
     torch.testing.assert_close(told[0] / told[0][0, 0], big[0] / big[0][0, 0])
     small = [torch.full((4,), 0.01)]

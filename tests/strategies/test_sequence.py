@@ -15,7 +15,7 @@ from torch import nn
 from torch.distributed.tensor.parallel import SequenceParallel
 
 from disttrain_contract.env import RunConfig
-from disttrain_contract.messages import Restore
+from disttrain_contract.messages import Holding, Restore
 from disttrain_contract.strategy import Parallelism
 from disttrain_runtime.errors import TaskError
 from disttrain_runtime.strategies.sequence import cut_sequences, require_sequences, styles_of
@@ -78,6 +78,7 @@ def test_a_death_costs_no_bit(tmp_path: Path) -> None:
         door.arrive()
         ranks.kill(1)
         door.open()
+        ranks.wait_for(lambda rank, body: rank == 0 and isinstance(body, Holding))
         ranks.regroup(incarnation=2)
         assert ranks.ended() == [0, 0], ranks.output(0)
     restored = ranks.told.of(Restore)[-1]

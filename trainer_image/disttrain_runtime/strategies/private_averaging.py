@@ -43,8 +43,8 @@ from disttrain_runtime.strategies.weighted_sum import weighted_sum
 from disttrain_runtime.task import Task
 
 METHODS = ("modelAveraging", "diLoCo")
-_EPSILON = 1e-6
-"""As opacus has it: the norm is rounded, the bound must hold."""
+_MARGIN = 1e-6
+"""Of the bound: each value is rounded to 6e-8 of itself, and the bound must hold."""
 
 
 class PrivateAveraging(DiLoCo):
@@ -187,7 +187,7 @@ def clipped(tensors: Sequence[Tensor], bound: float) -> list[Tensor]:
         raise NonFiniteError(
             "what this rank has learnt since the last exchange is NaN or infinite: lower the learning rate, or clip gradients"
         )
-    factor = min(1.0, bound / (norm + _EPSILON))
+    factor = 1.0 if norm <= bound else (1 - _MARGIN) * bound / norm
     return [t * factor for t in tensors]
 
 
