@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 pytest.importorskip("torch")
@@ -10,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from disttrain_runtime.buddies import Held, Memory, _copied, newest
+from disttrain_runtime.buddies import Held, Memory, _copied, caught_up, newest
 from disttrain_runtime.survivors import NOTHING, Sharing
 
 pytestmark = pytest.mark.torch
@@ -57,6 +59,20 @@ def test_a_part_that_nobody_has() -> None:
     assert newest([NEW, NEW], parts=2) is None
 
 
+def test_who_had_all_gradients_makes_the_update_that_the_others_have_made() -> None:
+    """Rank 0 was broken off while it waited, rank 1 was not; of rank 2's part a replica has updated its own, too."""
+    before = [replace(holds(7), ready=True), holds(8), NEW]
+    after = caught_up(before)
+    assert [m.live for m in after] == [8, 8, NOTHING] and not after[0].ready
+    assert newest(before, parts=2) is None and newest(after, parts=2) == Sharing(8, {2: 0})
+
+
+def test_where_nobody_has_made_an_update_nobody_makes_it() -> None:
+    """One rank died before it had its gradients, perhaps."""
+    ready = replace(holds(7), ready=True)
+    assert caught_up([ready, holds(7), NEW]) == [ready, holds(7), NEW]
+
+
 MEMORIES = st.builds(
     lambda live, copies, saved: holds(live, *copies, saved=saved),
     st.integers(NOTHING, 6),
@@ -84,6 +100,7 @@ def test_every_rank_ends_up_with_its_part_of_one_step_or_nobody_does(memories: l
 @given(MEMORIES)
 def test_what_a_rank_says_arrives(memory: Memory) -> None:
     assert Memory.read(memory.row()) == memory
+    assert Memory.read(replace(memory, ready=True).row()).ready
     assert len(memory.row()) == len(NEW.row())
 
 

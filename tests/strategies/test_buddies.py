@@ -15,7 +15,9 @@ from tests.strategies.test_pipeline import STEPS, TASK, piped, run
 from disttrain_contract.env import EvaluationConfig, RunConfig
 from disttrain_contract.messages import Holding, RankEvent
 from disttrain_contract.strategy import Parallelism
+from support.gloo_group import together
 from support.gloo_ranks import Door, Ranks, digests
+from support.split_stories import BROKEN, broken_off_before_its_update
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(120)]
 
@@ -157,3 +159,11 @@ def test_a_second_death_before_new_copies_are_made(tmp_path: Path) -> None:
     assert went_on(ranks)[0:2] == [(0, "none"), (6, "buddy")]
     assert {source for _, source in went_on(ranks)[1:]} <= {"buddy", "survivor"}
     assert digests(tmp_path / "job", STEPS) == digests(tmp_path / "quiet", STEPS)
+
+
+@pytest.mark.parametrize("victims", [(0,), (1,), (0, 1), (2,)], ids=str)
+def test_a_rank_that_is_broken_off_before_its_update_makes_it_when_others_have(victims: tuple[int, ...]) -> None:
+    """All of them had their gradients, or nobody would have got so far: no step is lost, no bit differs."""
+    for went_on, weights, quiet in together(4, broken_off_before_its_update, victims):
+        assert went_on == (BROKEN + 1, "survivor")
+        assert weights == quiet

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Thread
 from typing import Any, Protocol
 
@@ -47,6 +47,13 @@ class Split(Protocol):
     def follow(self, layout: Mapping[str, Any]) -> None:
         """Cut the next one alike."""
 
+    @property
+    def ready(self) -> bool:
+        """Broken off in a step with all that its update needs. If one rank has updated its part, all others have, or are ready."""
+
+    def complete(self) -> None:
+        """Make that update. Asks nobody."""
+
     def undo(self) -> None:
         """Be as at the last meeting."""
 
@@ -76,23 +83,31 @@ class Memory:
     live: int
     """The step of its own part. NOTHING: it is new."""
     copies: frozenset[Held]
+    ready: bool = False
+    """It could come to the next step by itself."""
 
     def row(self) -> list[int]:
         """As numbers, of one length on all ranks."""
         newest_first = sorted(self.copies, reverse=True)[:_ROOM]
         pairs = [number for held in newest_first for number in (held.step, held.part)]
-        return [self.layout, self.saved, self.live, *pairs, *[NOTHING] * (2 * _ROOM - len(pairs))]
+        return [self.layout, self.saved, self.live, int(self.ready), *pairs, *[NOTHING] * (2 * _ROOM - len(pairs))]
 
     @classmethod
     def read(cls, row: Sequence[int]) -> Memory:
         """The inverse."""
-        layout, saved, live, *pairs = row
+        layout, saved, live, ready, *pairs = row
         found = zip(pairs[::2], pairs[1::2], strict=True)
-        return cls(layout, saved, live, frozenset(Held(*pair) for pair in found if pair[0] != NOTHING))
+        return cls(layout, saved, live, frozenset(Held(*pair) for pair in found if pair[0] != NOTHING), bool(ready))
 
     def holds(self, wanted: Held, own_part: int) -> bool:
         """As a copy, or because it is there itself."""
         return wanted in self.copies or wanted == Held(self.live, own_part)
+
+
+def caught_up(memories: Sequence[Memory]) -> list[Memory]:
+    """Who is ready does what others have done already. Pure."""
+    furthest = max(m.live for m in memories)
+    return [replace(m, live=furthest, ready=False) if m.ready and m.live == furthest - 1 else m for m in memories]
 
 
 def newest(memories: Sequence[Memory], parts: int) -> Sharing | None:
@@ -174,8 +189,11 @@ class Buddies:
         checkpoint, is newer, or there is nothing.
         """
         layout = json.dumps(self._strategy.layout()).encode() if met != NOTHING else b""
-        memory = Memory(_digest(layout), saved, met, frozenset(self._copies))
-        memories = [Memory.read(row) for row in self._group.gather_rows(memory.row())]
+        memory = Memory(_digest(layout), saved, met, frozenset(self._copies), self._strategy.ready)
+        memories = caught_up([Memory.read(row) for row in self._group.gather_rows(memory.row())])
+        if memories[self._group.rank].live != met:
+            self._strategy.complete()
+            met += 1
         sharing = newest(memories, self._strategy.parts) if self._follows(memories, layout) else None
         self._copies = {held: part for held, part in self._copies.items() if sharing and held.step == sharing.step}
         if sharing is None:

@@ -67,6 +67,8 @@ class Training:
         """What the last report took."""
         self.early, self.step_seconds = False, 0.0
         """Whether what is done behind the next step is agreed on before it (see agreement); what the last one took."""
+        self.asked: Callable[[], list[int]] | None = None
+        """Waits for what is agreed on, if that was begun before the step was finished."""
         self.evaluate_every = config.run.evaluation.every_steps
         self.metrics: dict[str, float] = {}
         self.records = Records(config.run.evaluation, reporter.note)
@@ -101,7 +103,7 @@ class Training:
         self.group = group
         self.guard = Guard(group, self.strategy.replicated, self.clock, self.strategy.held)
         self.strategy.enter = self.pulse.enter
-        self.strategy.before_update = self.checkpoints.settle_copy
+        self.strategy.before_update = self._before_update
         self.strategy.join(group)
         seat = self.strategy.seat
         if self.buddies is not None:
@@ -120,7 +122,8 @@ class Training:
         for batch in self._batches():
             if self.step >= self.total_steps:
                 break  # an evaluation has said so
-            asked = self._ask(self.step + 1) if self.early and self.strategy.meets(self.step + 1) else None
+            early = self.early and not self.strategy.sharded and self.strategy.meets(self.step + 1)
+            self.asked = self._ask(self.step + 1) if early else None
             began = self.clock()
             reseed(self.order.seed, Stream.MODEL, batch.share.step, seat.luck)
             loss = self.strategy.step(batch)
@@ -136,7 +139,7 @@ class Training:
             self.pulse.enter(Phase.AGREEING, self.step)
             self.checkpoints.prepare()
             self.step_seconds = self.clock() - began
-            if stopper := self._after_step(asked):
+            if stopper := self._after_step(self.asked):
                 return self._halt(stopper - 1)
             self.pulse.enter(Phase.LOADING)
         self._finish()
@@ -202,6 +205,12 @@ class Training:
         group, steps = self.group, range(self.step, self.total_steps)
         shares = (self.strategy.share(self.order, step) for step in steps)
         return training_batches(self.task, self.order, shares, group.device)
+
+    def _before_update(self) -> None:
+        self.checkpoints.settle_copy()
+        if self.strategy.sharded:  # nobody may change its part before all can
+            agreed = self._ask(self.step + 1)()
+            self.asked = lambda: agreed
 
     def _ask(self, step: int) -> Callable[[], list[int]]:
         """Begin to agree on what is done behind this step."""

@@ -37,6 +37,7 @@ class Parted(Replica):
 
     def __init__(self, task: Task, config: StrategyConfig, device: torch.device) -> None:
         self._layout: Mapping[str, Any] = {}
+        self._ready = False
         super().__init__(task, config, device)
         self._hook.remove()  # or each copy of the task's model would bring a copy of all this along
 
@@ -73,6 +74,7 @@ class Parted(Replica):
     def _cut_anew(self) -> None:
         """Begin with this rank's part of a copy of the task's model. A collective."""
         self.adopt(self.part(copy.deepcopy(self.task.model)))
+        self._ready = False
         self._layout = {"parts": self.parts, **self.cuts()}
 
     @property
@@ -150,16 +152,35 @@ class Parted(Replica):
             self.schedule.load_state_dict(part["schedule"])
 
     @override
+    def undo(self) -> None:
+        self._ready = False
+        super().undo()
+
+    @override
     def update(self) -> bool:
-        self.before_update()
-        self.enter(Phase.UPDATING)
+        """The loop lets all ranks wait for each other in `before_update`. So once one of them has updated its part, none lacks
+        anything to update its own: who is broken off while it waits can still do it (`complete`)."""
         if self.config.max_grad_norm is not None:
+            self.enter(Phase.BACKWARD)
             self._clip(self.config.max_grad_norm)
+        self._ready = True
+        self.before_update()
+        self.complete()
+        return True
+
+    @property
+    def ready(self) -> bool:
+        """Broken off with all that an update needs, and before it."""
+        return self._ready
+
+    def complete(self) -> None:
+        """Update this rank's part. Asks nobody."""
+        self.enter(Phase.UPDATING)
+        self._ready = False
         self.optimizer.step()
         if self.schedule is not None:
             self.schedule.step()
         self._before = {}
-        return True
 
     def norm_axes(self) -> Sequence[dist.ProcessGroup]:
         """Groups over which the model's parameters are spread whole, not cut."""

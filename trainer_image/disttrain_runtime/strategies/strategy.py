@@ -59,7 +59,8 @@ class Strategy(ABC):
     """Each rank holds a part of the state, and no rank all of it."""
 
     before_update: Callable[[], None] = staticmethod(lambda: None)
-    """Called when the gradients are there and nothing of the state has been changed by them yet. The loop sets it."""
+    """Called once in a step, when the gradients are there and nothing of the state has been changed by them yet; with a
+    `sharded` strategy it returns when all ranks have come so far. The loop sets it."""
     quiet_until_update: frozenset[str] = frozenset()
     """Top-level keys of the state that only an update changes. Who names some calls `before_update` in each step: until
     then a copy of them can be made beside the next step instead of before it."""
