@@ -22,9 +22,8 @@ AT_A_TIME = 3
 """Two cores are busy with it; more would only make each of them slower."""
 STEPS = 60
 SAVED_EVERY = 20
-BUDDY, REPLICA = ("buddy", "volume"), ("survivor", "volume")
-"""Where a part comes from that nobody else trains: from a copy in memory, or from the volume if that copy was still on its way.
-With replicas: from the one that lives on, or from the volume if its checkpoint is of the same step."""
+BUDDY = ("buddy", "volume")
+"""Where a part comes from that nobody else trains: from a copy in memory, or from the volume if that copy was still on its way."""
 SURVIVOR = ("survivor",)
 KILL = """
 import os, sys, time
@@ -99,7 +98,8 @@ def cut(
     **parallelism: Any,
 ) -> Case:
     """A model of which each rank has a part: who dies takes its part along."""
-    return Case({"parallelism": parallelism}, workers, processes, learning, sources, most_lost=SAVED_EVERY)
+    lost = 0 if sources == SURVIVOR else SAVED_EVERY
+    return Case({"parallelism": parallelism}, workers, processes, learning, sources, most_lost=lost)
 
 
 def stages(schedule: str) -> Wire:
@@ -125,13 +125,13 @@ CASES = {
         learning=PRIVATE_DIGITS, measures=("epsilon",),
     ),
     "fsdp-full": cut(shard="full"),
-    "fsdp-hybrid": cut(workers=2, sources=REPLICA, shard="hybrid"),
+    "fsdp-hybrid": cut(workers=2, sources=SURVIVOR, shard="hybrid"),
     "tensor": cut(learning=LANGUAGE, tensor=2),
     "gpipe": cut(pipeline=stages("gpipe")),
     "one-forward-one-backward": cut(pipeline=stages("1f1b")),
     "interleaved-1f1b": cut(pipeline=stages("interleaved1f1b")),
     "zero-bubble": cut(pipeline=stages("zeroBubble")),
-    "pipeline-data": cut(workers=2, sources=REPLICA, pipeline=stages("1f1b")),
+    "pipeline-data": cut(workers=2, sources=SURVIVOR, pipeline=stages("1f1b")),
     "pipeline-tensor": cut(processes=4, learning=LANGUAGE, pipeline=stages("1f1b"), tensor=2),
 }  # fmt: skip
 

@@ -164,3 +164,12 @@ def test_what_cannot_be_cut_is_said_by_every_rank(tmp_path: Path, config: RunCon
     with Ranks(tmp_path / "logs", config, world, job_dir=tmp_path / "job") as ranks:
         ranks.ended()
         assert all(says in ranks.told.failure(rank).message for rank in range(world)), ranks.output(0)
+
+
+def test_a_mistake_in_a_layer_is_told_as_it_is(tmp_path: Path) -> None:
+    """And not as the stage's, in whose words torch wraps it."""
+    config = piped(2, split=("4",), config=replace(TASK, args=(*TASK.args, "--stumbles=true")))
+    with Ranks(tmp_path / "logs", config, 2, job_dir=tmp_path / "job") as ranks:
+        ranks.ended()
+        failure = ranks.told.failure(1)
+    assert failure.message == "ValueError: the layer stumbled" and "in forward" in failure.traceback

@@ -87,6 +87,16 @@ def build_sequences(places: int = 6, **arguments: Any) -> Task:
     return replace(task, model=nn.Sequential(Spell(places, width), *halves, Sum(width)), tensor_plan=PLAN)
 
 
+class Stumbling(nn.Module):
+    """A mistake in a layer."""
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "meta":
+            raise ValueError("the layer stumbled")
+        return x
+
+
 def build(
     steps: int = 12,
     until: int | None = None,
@@ -96,6 +106,7 @@ def build(
     blocks: int = 4,
     width: int = 16,
     planned: bool = False,
+    stumbles: bool = False,
     doors: Path | None = None,
     rank: int = 1,
     at: list[int] = [],  # noqa: B006 - read only
@@ -105,6 +116,8 @@ def build(
     if doors is not None:
         loss = At(loss, rank, at, partial(wait_at, doors))
     layers = [nn.Linear(12, width), *(Block(width, dropout) for _ in range(blocks)), nn.Linear(width, 2)]
+    if stumbles:
+        layers.append(Stumbling())
     return Task(
         model=nn.Sequential(*layers),
         train_data=Points(samples, 0.0),

@@ -86,6 +86,9 @@ class Stage(PipelineStage):
 
     def _within(self, phase: Phase, work: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         self._enter(phase)
-        done = work(*args, **kwargs)
+        try:
+            done = work(*args, **kwargs)
+        except RuntimeError as error:  # torch wraps what a layer raises: it is the layer's error that people must read
+            raise error.__cause__ or error from None
         self._enter(Phase.SYNCHRONISING)
         return done
