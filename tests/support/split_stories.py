@@ -14,7 +14,7 @@ from torch import Tensor
 from disttrain_contract.strategy import Parallelism, StrategyConfig
 from disttrain_runtime.buddies import Buddies
 from disttrain_runtime.data import training_batches
-from disttrain_runtime.groups import Group
+from disttrain_runtime.groups import Group, leave_group
 from disttrain_runtime.sampler import SampleOrder
 from disttrain_runtime.strategies import make_strategy
 from disttrain_runtime.strategies.fsdp import FullyShard
@@ -72,9 +72,13 @@ def broken_off_before_its_update(
     with suppress(BrokenOff):
         half.train(range(BROKEN, BROKEN + 1))
     half.strategy.before_update = lambda: None
+    group.barrier()  # or the end of the group would break off others, too
+    leave_group()
+    group = replace(meet()[0], per_worker=2)
     if group.rank == group.world_size - 1:
         half, met = Half(group), NOTHING
     else:
+        half.group = group
         half.strategy.join(group)
         half.buddies.join(group)
     went_on = half.buddies.recall(met, 0)
