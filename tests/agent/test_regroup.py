@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.agent.test_decide import EVENTS, RULES, Story, failure, go, members, stop, wait
 
 from disttrain_contract.failures import FailureClass
-from disttrain_contract.messages import REASSIGN_WAIT_SECONDS, AgentState, Assignment
+from disttrain_contract.messages import REASSIGN_WAIT_SECONDS, VICTIM_SECONDS, AgentState, Assignment
 from disttrain_runtime.agent.decide import (
     ABANDON_SECONDS,
     Assigned,
@@ -63,6 +63,33 @@ def test_a_victims_word_gives_way_to_the_culprits() -> None:
     story.then(RankHolds(1, VICTIM))
     story.then(RankEnded(0, failure(0)))
     assert story.agent.failure == failure(0)
+
+
+def test_a_victim_is_not_told_of_before_the_rank_beside_it_is_known_to_have_died() -> None:
+    story = running()
+    story.then(RankHolds(1, VICTIM))
+    assert story.agent.told_state is AgentState.RUNNING, "rank 0 closed its connections, and may be dying"
+    story.then(RankEnded(0, failure(0)))
+    assert (story.agent.told_state, story.agent.failure) == (AgentState.FAILED, failure(0))
+
+
+def test_victims_are_told_of_once_all_have_spoken_or_the_others_had_their_time() -> None:
+    both, one = running(), running()
+    both.then(RankHolds(1, VICTIM))
+    both.then(RankHolds(0, VICTIM))
+    assert (both.agent.told_state, both.agent.wake_at()) == (AgentState.FAILED, both.agent.give_up_at)
+    one.then(RankHolds(1, VICTIM))
+    assert one.agent.wake_at() == one.now + VICTIM_SECONDS
+    assert one.then(Tick(), after=VICTIM_SECONDS) == ()
+    assert one.agent.told_state is AgentState.FAILED
+
+
+def test_what_was_said_of_one_group_does_not_count_in_the_next() -> None:
+    story = running()
+    story.then(RankHolds(0, VICTIM))
+    story.then(go(2))
+    story.then(RankHolds(1, VICTIM))
+    assert story.agent.told_state is AgentState.RUNNING
 
 
 def test_a_rank_that_fails_by_itself_gets_no_place_before_it_is_gone() -> None:

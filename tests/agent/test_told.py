@@ -45,3 +45,9 @@ def test_a_failure_says_how_long_ago_it_was() -> None:
     report = present(agent, Told(progress=Progress(step=3)), processes=2, now=12.5)
     assert report.failure and report.failure.seconds_ago == 2.5
     assert (report.incarnation, report.processes, report.progress) == (2, 2, Progress(step=3))
+
+
+def test_a_failure_that_is_kept_back_is_not_in_the_report() -> None:
+    agent = Agent(state=AgentState.FAILED, incarnation=2, failure=FAILURE, failed_at=10.0, tell_at=11.0)
+    report = present(agent, Told(), processes=2, now=10.5, waiting=True)
+    assert (report.state, report.failure, report.waiting) == (AgentState.RUNNING, None, True)

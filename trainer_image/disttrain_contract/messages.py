@@ -35,6 +35,9 @@ LEASE_SECONDS = 6.0
 PROGRESS_SECONDS = 1.0
 REASSIGN_WAIT_SECONDS = 60.0
 """How long an agent with a failed rank keeps its pod and waits for a newer incarnation before it gives up and exits."""
+VICTIM_SECONDS = 1.0
+"""How long a victim's word is kept back while others of its group, or of its pod, have not spoken. The culprit's death is
+known within milliseconds, but its peers notice its closed connections first, and the news of two agents overtake each other."""
 
 
 class AgentState(StrEnum):

@@ -22,10 +22,6 @@ UNSEEN_SECONDS = 30.0
 """The same for a group of which nobody can say whether it waits (scripts give no signs of life). An operator that loses its
 stream to one pod while all others keep theirs, and for so long, has lost the pod."""
 
-VICTIM_SECONDS = 1.0
-"""How long a victim's word is kept back while members of its group have not spoken: the culprit's own agent is heard within
-milliseconds, but the news of two agents can overtake each other."""
-
 VICTIM_CODES = frozenset({143})
 """A rank that ended by the SIGTERM that another worker's shutdown spread is not the cause."""
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from disttrain_contract.failures import FailureClass
+from disttrain_contract.messages import VICTIM_SECONDS
 from disttrain_operator.core import (
     admission,
     conditions,
@@ -89,12 +90,12 @@ def _failed(world: World, found: tuple[Found, ...], now: datetime) -> Plan:
             return _wait_for(world, silent, cause, now)
         cause = failure.lost(gone[0])
         found = (*found, *(failure.lost(p) for p in gone))
-    elif cause.is_victim and cause.seconds_ago < failure.VICTIM_SECONDS and (quiet := failure.unheard(world)):
+    elif cause.is_victim and cause.seconds_ago < VICTIM_SECONDS and (quiet := failure.unheard(world)):
         return _wait_for(world, quiet, cause, now)
     return restart.restart(world, cause, _doomed(world, found), now)
 
 
-_SETTLE = timedelta(seconds=failure.VICTIM_SECONDS)
+_SETTLE = timedelta(seconds=VICTIM_SECONDS)
 """Also as often as the kubelet looks at its containers."""
 
 

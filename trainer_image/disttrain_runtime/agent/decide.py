@@ -14,7 +14,14 @@ from enum import Enum, auto
 
 from disttrain_contract.exits import Exit
 from disttrain_contract.failures import FailureClass
-from disttrain_contract.messages import REASSIGN_WAIT_SECONDS, AgentState, Assignment, Failure, Membership
+from disttrain_contract.messages import (
+    REASSIGN_WAIT_SECONDS,
+    VICTIM_SECONDS,
+    AgentState,
+    Assignment,
+    Failure,
+    Membership,
+)
 
 ABANDON_SECONDS = 2.0
 """From SIGTERM to SIGKILL for ranks whose group is broken. They cannot go on; two seconds let an asynchronous
@@ -70,12 +77,22 @@ class Agent:
     give_up_at: float | None = None
     failure: Failure | None = None
     failed_at: float = 0.0
+    spoken: frozenset[int] = frozenset()
+    """Local ranks that have said that something is wrong with their group, or with them."""
+    tell_at: float | None = None
+    """When the failure is told. Set while only victims have spoken and a rank beside them has not: it may be the one that
+    dies, and who is killed closes its connections a moment before anybody can see that it is dead."""
     leaving: int | None = None
     """The exit code, once it is decided."""
 
+    @property
+    def told_state(self) -> AgentState:
+        """The state that the operator hears of."""
+        return self.state if self.tell_at is None else AgentState.RUNNING
+
     def wake_at(self) -> float | None:
         """When a `Tick` is due although nothing happens."""
-        return min((t for t in (self.kill_at, self.give_up_at) if t is not None), default=None)
+        return min((t for t in (self.kill_at, self.give_up_at, self.tell_at) if t is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,19 +183,39 @@ def decide(rules: Rules, agent: Agent, event: Event, now: float) -> Step:
     """The agent after the event, and what to do."""
     if agent.leaving is not None:
         return agent, ()
+    agent, actions = _decide(rules, agent, event, now)
+    return replace(agent, tell_at=_tell_at(agent, now)), actions
+
+
+def _decide(rules: Rules, agent: Agent, event: Event, now: float) -> Step:
     match event:
         case Assigned(assignment):
             return _assigned(rules, agent, assignment, now)
         case RankFailed(local_rank, failure):
-            return _failing(rules, agent, local_rank, failure, now)
-        case RankHolds(_, failure):
-            return _failed(rules, agent, failure, now)
+            return _failing(rules, _having_heard(agent, local_rank), local_rank, failure, now)
+        case RankHolds(local_rank, failure):
+            return _failed(rules, _having_heard(agent, local_rank), failure, now)
         case RankEnded(local_rank, ended):
             return _ended(rules, agent, local_rank, ended, now)
         case Terminated():
             return _stop(rules, agent, now)
         case Tick():
             return _tick(rules, agent, now)
+
+
+def _having_heard(agent: Agent, local_rank: int) -> Agent:
+    return replace(agent, spoken=agent.spoken | {local_rank})
+
+
+def _tell_at(agent: Agent, now: float) -> float | None:
+    if agent.state is not AgentState.FAILED or not _is_victim(agent.failure) or agent.leaving is not None:
+        return None
+    due = agent.failed_at + VICTIM_SECONDS
+    return due if agent.live - agent.spoken and now < due else None
+
+
+def _is_victim(failure: Failure | None) -> bool:
+    return failure is not None and failure.failure_class is FailureClass.NETWORK
 
 
 def started(agent: Agent, local_ranks: frozenset[int]) -> Agent:
@@ -210,8 +247,9 @@ def _pursue(rules: Rules, agent: Agent, now: float) -> Step:
             return _end(agent, Ending.ABANDON, now + ABANDON_SECONDS)
         hold = (Hold(wanted.incarnation),) if agent.live else ()
         agent = replace(
-            agent, state=AgentState.IDLE, incarnation=wanted.incarnation, failure=None, ending=None, give_up_at=None
-        )
+            agent, state=AgentState.IDLE, incarnation=wanted.incarnation, failure=None, spoken=frozenset(), ending=None,
+            give_up_at=None,
+        )  # fmt: skip
     if agent.failing:
         return agent, hold  # their places are free when they are gone
     if members is None or wanted.incarnation <= agent.started or position >= members.workers:
@@ -252,9 +290,8 @@ def _failed(rules: Rules, agent: Agent, failure: Failure, now: float, spare: int
         if rules.regroups:
             return replace(agent, give_up_at=now + REASSIGN_WAIT_SECONDS), ()
         return _end(agent, Ending.FAILURE, now + ABANDON_SECONDS, spare)
-    victim = agent.failure is not None and agent.failure.failure_class is FailureClass.NETWORK
     still = agent.ending is Ending.FAILURE or (rules.regroups and agent.state is AgentState.FAILED)
-    if still and victim and failure.failure_class is not FailureClass.NETWORK:
+    if still and _is_victim(agent.failure) and not _is_victim(failure):
         return replace(agent, failure=failure), ()  # the first one only noticed that this one was dying
     return agent, ()
 

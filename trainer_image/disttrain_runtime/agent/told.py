@@ -68,12 +68,14 @@ def present(
     agent: Agent, told: Told, processes: int, now: float, stall: Stall | None = None, waiting: bool | None = None
 ) -> Report:
     """The whole present state of the pod."""
-    failure = agent.failure
+    failure, state = agent.failure, agent.told_state
+    if state is not agent.state:
+        failure = None
     if failure is not None:
         failure = replace(failure, seconds_ago=max(0.0, now - agent.failed_at))
     return Report(
         incarnation=agent.incarnation,
-        state=agent.state,
+        state=state,
         processes=processes,
         progress=told.progress,
         checkpoint=told.checkpoint,
@@ -81,6 +83,6 @@ def present(
         remote_copy=told.remote_copy,
         restore=told.restore,
         failure=failure,
-        stall=stall if agent.state is AgentState.RUNNING else None,
-        waiting=waiting if agent.state is AgentState.RUNNING else None,
+        stall=stall if state is AgentState.RUNNING else None,
+        waiting=waiting if state is AgentState.RUNNING else None,
     )
