@@ -64,6 +64,7 @@ def up(
 def _local_up(paths: Paths, nodes: int, control_plane_only: bool) -> None:
     prerequisites.check_machine(paths)
     with local.locked(paths):
+        local.claim_machine(paths)
         prerequisites.ensure_packages(prerequisites.NODE, os.environ)
         prerequisites.check_disk(paths)
         toolchain.ensure(paths, (*CLUSTER_TOOLS, *USER_TOOLS))
@@ -89,8 +90,9 @@ def down() -> None:
 
 
 def _local_down(paths: Paths) -> None:
-    if not paths.cluster.exists() and not network.present():
-        say("no cluster is running")
+    owner = network.owner()
+    if not paths.cluster.exists() and (owner not in (None, str(paths.root)) or not network.present()):
+        say(f"no cluster is running{f' that was made from here: there is one of {owner}' if owner else ''}")
         return
     prerequisites.check_machine(paths)
     with local.locked(paths):

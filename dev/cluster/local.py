@@ -18,6 +18,7 @@ from dev.cluster import cgroups, components, mounts, network, node, render, tiny
 from dev.cluster.addresses import NodeNet, node_number
 from dev.cluster.api import Api, ApiError, path_of
 from dev.cluster.certificates import CONTROL_PLANE, Authority
+from dev.cluster.command import Trouble
 from dev.cluster.paths import Paths
 from dev.cluster.processes import Processes
 from dev.cluster.progress import say, step
@@ -76,11 +77,14 @@ def down(paths: Paths) -> None:
             node.stop_pods(paths, name, processes)
         current.note = "processes"
         processes.stop(processes.names())
-        cgroups.kill(render.CGROUP_ROOT)
+        ours = network.owner() in (None, str(paths.root))  # else a cluster of another cache has come after ours
+        if ours:
+            cgroups.kill(render.CGROUP_ROOT)
         current.note = "mounts, networks, control groups"
         mounts.unmount_all(paths.cluster)
-        network.remove_all()
-        cgroups.remove(render.CGROUP_ROOT)
+        if ours:
+            network.remove_all()
+            cgroups.remove(render.CGROUP_ROOT)
         mounts.forget_private_folders()
         if paths.cluster.exists():
             shutil.rmtree(paths.cluster)
@@ -133,6 +137,25 @@ def status(paths: Paths) -> list[str]:
     return lines
 
 
+def claim_machine(paths: Paths) -> None:
+    """Addresses and names of networks are the machine's, so it holds one cluster at a time.
+
+    What a cluster of another cache left behind must go: its pods' routes would swallow what is sent to ours that are given
+    the same addresses. Raises `Trouble` while that cluster lives.
+    """
+    owner = network.owner()
+    if not network.present() or (owner == str(paths.root) and (paths.cluster / "etcd").exists()):
+        return
+    if network.users():
+        raise Trouble(
+            f"another cluster of disttrain runs on this machine, made from {owner or 'an unknown cache'}:"
+            f" take it down first: DISTTRAIN_CACHE={owner or '…'} make cluster-down"
+        )
+    say(f"  the network of an earlier cluster ({owner or 'unknown'}) is left over: removing it")
+    cgroups.kill(render.CGROUP_ROOT)
+    network.remove_all()
+
+
 def _forget_earlier_boot(paths: Paths) -> None:
     """Processes, mounts and namespaces of an earlier boot are gone; what they left in files is of no use."""
     kept = paths.cluster / "boot-id"
@@ -155,7 +178,7 @@ def _prepare(paths: Paths, nets: Sequence[NodeNet]) -> None:
     paths.kubeconfig.chmod(0o600)
     (paths.cluster / "Corefile").write_text(render.corefile(paths.pki / "admin.kubeconfig"))
     cgroups.make(cgroups.SYSTEM)
-    network.ensure_hub()
+    network.ensure_hub(str(paths.root))
     for net in nets:
         node.prepare(paths, net, authority)
 

@@ -9,6 +9,7 @@ from dev.cluster.addresses import NodeNet
 from dev.cluster.command import run, succeeds
 
 NAMESPACES = Path("/var/run/netns")
+ALIAS = Path("/sys/class/net") / addresses.HOST_CABLE / "ifalias"
 
 
 def inside(namespace: str) -> list[str]:
@@ -19,12 +20,13 @@ def inside(namespace: str) -> list[str]:
     return ["nsenter", f"--net={NAMESPACES / namespace}"]
 
 
-def hub_commands() -> list[list[str]]:
-    """Make the hub: namespace, cable to the host, black hole for everything unknown."""
+def hub_commands(owner: str) -> list[list[str]]:
+    """Make the hub: namespace, cable to the host, black hole for everything unknown. The cable says whose it is."""
     hub = addresses.CONTROL_PLANE_NAMESPACE
     return [
         ["ip", "netns", "add", hub],
         ["ip", "link", "add", addresses.HOST_CABLE, "type", "veth", "peer", "name", "host", "netns", hub],
+        ["ip", "link", "set", addresses.HOST_CABLE, "alias", owner],
         ["ip", "address", "add", f"{addresses.HOST}/30", "dev", addresses.HOST_CABLE],
         ["ip", "link", "set", addresses.HOST_CABLE, "up"],
         ["ip", "route", "replace", addresses.WHOLE, "via", addresses.CONTROL_PLANE],
@@ -67,10 +69,20 @@ def heal_commands(net: NodeNet) -> list[list[str]]:
     ]
 
 
-def ensure_hub() -> None:
+def ensure_hub(owner: str) -> None:
     """Make the hub unless it is there."""
     if not (NAMESPACES / addresses.CONTROL_PLANE_NAMESPACE).exists():
-        _run_all(hub_commands())
+        _run_all(hub_commands(owner))
+
+
+def owner() -> str | None:
+    """Whose network this machine has: what was given to `ensure_hub`. None without a network."""
+    return (ALIAS.read_text().strip() or None) if ALIAS.exists() else None
+
+
+def users() -> list[int]:
+    """The processes that live in our namespaces, not in those of pods."""
+    return [int(pid) for name in present() for pid in run(["ip", "netns", "pids", name]).split()]
 
 
 def ensure_node(net: NodeNet) -> None:

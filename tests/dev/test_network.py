@@ -18,12 +18,12 @@ def test_a_partition_pulls_exactly_one_cable_and_healing_plugs_it_in():
 
 
 def test_no_namespace_has_a_way_out():
-    for commands in (network.hub_commands(), network.node_commands(NODE)):
+    for commands in (network.hub_commands("/a cache"), network.node_commands(NODE)):
         assert any(text.endswith("ip route add blackhole default") for text in _text(commands))
 
 
 def test_only_the_hubs_cable_touches_the_host():
-    on_host = [text for text in _text(network.hub_commands()) if not text.startswith("nsenter")]
+    on_host = [text for text in _text(network.hub_commands("/a cache")) if not text.startswith("nsenter")]
     assert all(
         addresses.HOST_CABLE in text or addresses.CONTROL_PLANE in text or "netns add" in text for text in on_host
     )
