@@ -26,12 +26,19 @@ OPERATOR = "operator"
 START_SECONDS = 180
 
 
+def missing() -> str | None:
+    """Why there can be none."""
+    lacking = [t for t in ("etcd", "kube-apiserver", "kubectl", "helm") if not (current_paths().bin / t).exists()]
+    folder = current_paths().bin
+    return (
+        f"no {', '.join(lacking)} in {folder}: `make cluster-up` builds them for a cluster of ours" if lacking else None
+    )
+
+
 def needed() -> None:
     """Only with our own cluster its servers are built. Elsewhere the test is skipped; here their absence is a failure."""
-    lacking = [t for t in ("etcd", "kube-apiserver", "kubectl", "helm") if not (current_paths().bin / t).exists()]
-    if not lacking:
+    if (reason := missing()) is None:
         return
-    reason = f"no {', '.join(lacking)} in {current_paths().bin}: `make cluster-up` builds them for a cluster of ours"
     if environment()["KUBECONFIG"] != str(current_paths().kubeconfig):
         pytest.skip(reason)
     pytest.fail(reason, pytrace=False)
