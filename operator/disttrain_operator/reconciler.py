@@ -13,7 +13,7 @@ from datetime import datetime
 
 from disttrain_contract import labels
 from disttrain_operator.channel.hub import AgentView as Heard
-from disttrain_operator.core.actions import CreatePod, Plan
+from disttrain_operator.core.actions import CreatePod, Event, Plan
 from disttrain_operator.core.admission import OUR_NAME
 from disttrain_operator.core.finish import is_finished
 from disttrain_operator.core.model import AgentView, Job, Pod, World
@@ -41,6 +41,15 @@ class Unfinished(ClusterError):
     """Some actions of a pass were not done: the pass is made again, with back-off."""
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Events of a status write, the version that it made, and when."""
+
+    events: tuple[Event, ...]
+    version: str
+    at: datetime
+
+
 @dataclass(slots=True)
 class Memory:
     """What is remembered of a job between passes. All of it may be lost."""
@@ -49,6 +58,8 @@ class Memory:
     pace: pacing.Pace | None = None
     refused: str | None = None
     """Why the API server would not make a pod, at the last pass."""
+    unsaid: tuple[Said, ...] = ()
+    """What was written, and is to be said by the pass that acts on it: agents wait for that pass."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -93,16 +104,18 @@ class Reconciler:
         answer = plan(self._world(seen.job, pods, children, memory), now)
         memory.pace = pacing.follow(memory.pace, answer.status, now)
         due = pacing.write_due(seen.job.status, answer.status, memory.written, now)
-        version = None
+        if pacing.same_intent(seen.job.status, answer.status):
+            self.applier.tell(answer.actions)  # all that it rests on is written: nobody need wait for the rest
         if due is not None and due <= now:
             version, due = await self._write(seen, answer, memory, now), None
             if version is None:
                 return AT_ONCE
+            memory.unsaid += (Said(answer.events, version, now),)
+            if answer.wake_at == now and not answer.actions:
+                return AT_ONCE
         self._check()
-        said = answer.events if version is not None else ()
         problems, _ = await asyncio.gather(
-            self.applier.apply(seen.job, answer.actions, now),
-            self.recorder.transition(seen.job, said, version or "", now),
+            self.applier.apply(seen.job, answer.actions, now), self._tell_people(seen.job, memory)
         )
         memory.refused = _refusal(problems)
         await self._say(seen.job, children, problems, now)
@@ -156,6 +169,12 @@ class Reconciler:
         logs.add(incarnation=answer.status.incarnation)
         self.metrics.transition(job.status, answer.status)
         return str(written.get("metadata", {}).get("resourceVersion", ""))
+
+    async def _tell_people(self, job: Job, memory: Memory) -> None:
+        while memory.unsaid:
+            said, *rest = memory.unsaid
+            memory.unsaid = tuple(rest)
+            await self.recorder.transition(job, said.events, said.version, said.at)
 
     async def _look_again(self, job: Job) -> None:
         try:

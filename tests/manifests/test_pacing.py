@@ -5,10 +5,11 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from disttrain_contract.failures import FailureClass
 from disttrain_contract.messages import Checkpoint, Progress
 from disttrain_operator.core.conditions import Type, put
-from disttrain_operator.core.model import Status, WorkerCounts
-from disttrain_operator.manifests.pacing import Pace, eta_seconds, follow, write_due
+from disttrain_operator.core.model import Recovery, Status, WorkerCounts
+from disttrain_operator.manifests.pacing import Pace, eta_seconds, follow, same_intent, write_due
 from support.worlds import NOW, later
 
 AT_STEP_10 = Status(incarnation=1, progress=Progress(step=10, total_steps=100))
@@ -62,6 +63,35 @@ def test_only_the_wording_of_a_condition_can_wait() -> None:
 def test_checkpoints_at_every_step_do_not_write_at_every_step() -> None:
     saved = replace(AT_STEP_10, checkpoint=Checkpoint(step=10, digest="d", path="p", incarnation=1, time=""))
     assert write_due(AT_STEP_10, saved, NOW, later(1)) == later(5)
+
+
+FAILED = Recovery(incarnation=1, cause="SIGKILL", failure_class=FailureClass.SIGNAL, failed_at=NOW)
+COMING_BACK = replace(saying("0 of 3"), incarnation=2, last_recovery=FAILED)
+
+
+def test_what_is_seen_of_a_group_that_comes_together_again_can_wait_for_a_second() -> None:
+    seen = replace(saying("3 of 3", "Ready"), incarnation=2, last_recovery=replace(FAILED, source="survivor"))
+    assert write_due(COMING_BACK, seen, NOW, later(0.1)) == later(1)
+    assert write_due(COMING_BACK, seen, NOW, later(3)) == later(3)
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        replace(COMING_BACK, last_recovery=replace(FAILED, recover_seconds=0.2)),
+        replace(COMING_BACK, incarnation=3),
+        replace(COMING_BACK, seats=(0, 3, 2)),
+        replace(COMING_BACK, completion_time=NOW),
+    ],
+    ids=["it trains again", "another failure", "a standby", "the end"],
+)
+def test_its_end_and_every_intent_cannot(new: Status) -> None:
+    assert write_due(COMING_BACK, new, NOW, later(0.1)) == later(0.1)
+
+
+def test_an_intent_is_what_somebody_will_act_on() -> None:
+    assert same_intent(AT_STEP_10, AT_STEP_11) and same_intent(saying("1 of 3"), saying("2 of 3"))
+    assert not same_intent(AT_STEP_10, replace(AT_STEP_10, replacing=("uid",)))
 
 
 def steps(*seen: tuple[float, int], total: int = 100, incarnation: int = 1) -> tuple[Pace | None, Status, datetime]:

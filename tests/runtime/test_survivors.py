@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from disttrain_runtime.errors import TransferError, is_victim
-from disttrain_runtime.survivors import CHUNK, NOTHING, Sharing, cut, give, share, take
+from disttrain_runtime.survivors import CHUNK, LONG, NOTHING, Sharing, cut, give, share, take
 
 pytestmark = pytest.mark.torch
 
@@ -28,12 +28,20 @@ def test_the_newest_state_goes_to_those_who_have_none_or_are_behind() -> None:
     assert share([NOTHING, NOTHING]) is None
 
 
-@given(st.lists(st.integers(0, 50), max_size=12), st.integers(1, 17))
-def test_chunks_cover_every_byte_once_and_in_order(sizes: list[int], chunk: int) -> None:
-    plan = list(cut(sizes, chunk))
+@given(st.lists(st.integers(0, 50), max_size=12), st.integers(1, 17), st.integers(1, 60))
+def test_chunks_cover_every_byte_once_and_in_order(sizes: list[int], chunk: int, long: int) -> None:
+    plan = list(cut(sizes, chunk, long))
     seen = [(p.tensor, p.start + i) for pieces in plan for p in pieces for i in range(p.bytes)]
     assert seen == [(tensor, i) for tensor, size in enumerate(sizes) for i in range(size)]
-    assert all(sum(p.bytes for p in pieces) == chunk for pieces in plan[:-1])
+    for pieces in plan:
+        assert 0 < sum(p.bytes for p in pieces) <= chunk
+        assert [p.at for p in pieces] == [sum(q.bytes for q in pieces[:i]) for i in range(len(pieces))]
+        assert len(pieces) == 1 or all(sizes[p.tensor] < long for p in pieces), "a long one is never copied with others"
+
+
+@given(st.lists(st.integers(0, 9), max_size=12), st.integers(10, 17))
+def test_short_tensors_fill_whole_chunks(sizes: list[int], chunk: int) -> None:
+    assert all(sum(p.bytes for p in pieces) == chunk for pieces in list(cut(sizes, chunk, 10))[:-1])
 
 
 class Done:
@@ -68,6 +76,7 @@ class Wire:
 STATE = {
     "model": {
         "large": torch.arange(CHUNK // 3, dtype=torch.float64),
+        "long and turned": torch.arange(LONG // 2.0).reshape(2, -1).t(),
         "turned": torch.arange(12.0).reshape(3, 4).t(),
         "flag": torch.tensor(True),
         "empty": torch.zeros(0, 3),

@@ -6,7 +6,7 @@ from disttrain_contract import labels
 from disttrain_contract.drill import Announcement, Fault
 from disttrain_contract.failures import FailureClass
 from disttrain_operator.core.conditions import Type, find, is_true
-from disttrain_operator.shell.errors import Conflict, Refused
+from disttrain_operator.shell.errors import ClusterError, Conflict, Refused
 from disttrain_operator.shell.kinds import CLAIMS, JOBS, PODS, SERVICES
 from support.fake_kube import Crash, Write, reply_lost
 from support.operator_world import KEY, STEPS, World, pod_vanishes, process_fails
@@ -134,6 +134,49 @@ async def test_an_event_is_written_after_the_status_and_once() -> None:
     assert len(failures) == 1 and failures[0]["type"] == "Warning"
     first = next(i for i, w in enumerate(world.kube.writes) if w.kind == "events")
     assert world.kube.writes[first - 1] == Write("update", "disttrainjobs", "mnist")
+
+
+async def test_after_a_failure_agents_hear_first_and_people_second() -> None:
+    world = World(faults={6: process_fails(1)})
+    heard: list[set[int]] = []
+
+    def fault(number: int, write: Write, do):  # type: ignore[no-untyped-def]
+        if write.kind == "events" and world.status.incarnation == 2 and not heard:
+            heard.append({a.told.incarnation for a in world.agents.values() if a.told})
+        return do()
+
+    world.kube.fault = fault
+    await finished(world)
+    assert heard == [{2}], "the group had its orders before anybody wrote an event"
+
+
+async def test_no_agent_waits_for_a_write_about_something_else() -> None:
+    world = World(faults={6: process_fails(1)})
+    await world.until(lambda w: w.training.step == 6)
+
+    def fault(number: int, write: Write, do):  # type: ignore[no-untyped-def]
+        if write.verb == "update" and world.status.incarnation == 2:
+            raise ClusterError("the API server is in trouble", code=500)
+        return do()
+
+    world.kube.fault = fault
+    await world.until(lambda w: w.training.by == 2)
+    assert world.status.incarnation == 2, "told only what is written down"
+
+
+async def test_nobody_is_told_what_is_not_written_down() -> None:
+    world = World(faults={6: process_fails(1)})
+    await world.until(lambda w: w.training.step == 6)
+
+    def fault(number: int, write: Write, do):  # type: ignore[no-untyped-def]
+        if write.verb == "update":
+            raise ClusterError("the API server is in trouble", code=500)
+        return do()
+
+    world.kube.fault = fault
+    for _ in range(20):
+        await world.round()
+    assert {a.told.incarnation for a in world.agents.values() if a.told} == {1}
 
 
 async def test_a_job_of_another_controller_is_left_alone() -> None:

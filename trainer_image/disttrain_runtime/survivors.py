@@ -1,19 +1,22 @@
 """State from the memory of a rank that lived on: who has the newest, who needs it, and how it gets there.
 
 Ranks that hold state say their step; the highest is where training goes on. Whoever has that state keeps it, and sends
-it to those who have none or are a step behind. State is one stream of bytes, cut into chunks: while one travels, the
-next is packed and the last one is put in its place. Both ends take a digest of what they saw, and compare.
+it to those who have none or are a step behind. State is one stream of bytes, cut into chunks, of which several are under
+way: long tensors travel from where they are to where they belong, short ones are packed together. Both ends take a digest of
+what they saw, and compare.
 """
 
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import xxhash
 from torch import Tensor
 
@@ -22,12 +25,18 @@ from disttrain_runtime.checkpoint.tensor_file import NAMES
 from disttrain_runtime.errors import TransferError
 from disttrain_runtime.groups import Group
 
-CHUNK = 8 * 1024 * 1024
-"""Bytes on the wire at a time: packing the next one and placing the last one hide behind it."""
+CHUNK = 2 * 1024 * 1024
+"""Bytes on the wire at a time: packing the next one, and the digest of the last one, hide behind it."""
+LONG = 256 * 1024
+"""Tensors of so many bytes are not copied together with others: what a message costs is little beside them."""
+UNDER_WAY = 4
+"""Chunks at once: the connection never waits for a rank that is given the processor late."""
 NOTHING = -1
 """In place of a step: this rank holds no state."""
 _DIGEST = 16
 _DTYPES = {name: dtype for dtype, name in NAMES.items()}
+Work = tuple[dist.Work, Tensor]
+"""A chunk that travels, and its memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +65,16 @@ def give(state: Mapping[str, Any], group: Group, to: int) -> None:
     group.send(torch.frombuffer(bytearray(head), dtype=torch.uint8), to)
     digest = xxhash.xxh3_128()
     views = [_bytes(tensor) for tensor in tensors]
-    pending, buffers = None, _buffers()
-    for number, pieces in enumerate(cut([len(v) for v in views], CHUNK)):
-        chunk = _pack(pieces, views, buffers[number % 2])
+    under_way: deque[Work] = deque()
+    for pieces in cut([len(v) for v in views], CHUNK, LONG):
+        chunk = _in_place(pieces, views)
+        chunk = _pack(pieces, views) if chunk is None else chunk
+        under_way.append((group.start_send(chunk, to), chunk))
         digest.update(chunk.numpy().data)
-        if pending is not None:
-            pending.wait()
-        pending = group.start_send(chunk, to)
-    if pending is not None:
-        pending.wait()
+        if len(under_way) == UNDER_WAY:
+            under_way.popleft()[0].wait()
+    while under_way:
+        under_way.popleft()[0].wait()
     group.send(torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8), to)
 
 
@@ -77,16 +87,16 @@ def take(group: Group, giver: int) -> dict[str, Any]:
     structure, tensors = _empty(head.numpy().tobytes())
     views = [_bytes(tensor) for named in tensors.values() for tensor in named.values()]
     digest = xxhash.xxh3_128()
-    plan = list(cut([len(v) for v in views], CHUNK))
-    buffers = [b[:size] for b, size in zip(_cycle(), map(_size, plan), strict=False)]
-    pending = group.start_receive(buffers[0], giver) if plan else None
+    plan = list(cut([len(v) for v in views], CHUNK, LONG))
+    under_way: deque[Work] = deque()
     for number, pieces in enumerate(plan):
-        assert pending is not None
-        pending.wait()
-        chunk = buffers[number]
-        pending = group.start_receive(buffers[number + 1], giver) if number + 1 < len(plan) else None
+        while number + len(under_way) < len(plan) and len(under_way) < UNDER_WAY:
+            under_way.append(_expect(plan[number + len(under_way)], views, group, giver))
+        work, chunk = under_way.popleft()
+        work.wait()
         digest.update(chunk.numpy().data)
-        _place(pieces, views, chunk)
+        if len(pieces) > 1:
+            _place(pieces, views, chunk)
     seen = torch.zeros(_DIGEST, dtype=torch.uint8)
     group.receive(seen, giver)
     if seen.numpy().tobytes() != digest.digest():
@@ -124,17 +134,21 @@ class Piece:
     bytes: int
 
 
-def cut(sizes: Sequence[int], chunk: int) -> Iterator[list[Piece]]:
-    """Tensors of these sizes as chunks of at most so many bytes, in order, without gaps. Pure."""
+def cut(sizes: Sequence[int], chunk: int, long: int) -> Iterator[list[Piece]]:
+    """Tensors of these sizes as chunks of at most so many bytes, in order, without gaps. What belongs to a long one is alone
+    in its chunk. Pure."""
     pieces: list[Piece] = []
     at = 0
     for tensor, size in enumerate(sizes):
         start = 0
+        if size >= long and pieces:
+            yield pieces
+            pieces, at = [], 0
         while start < size:
             count = min(size - start, chunk - at)
             pieces.append(Piece(tensor, start, at, count))
             start, at = start + count, at + count
-            if at == chunk:
+            if at == chunk or (size >= long and start == size):
                 yield pieces
                 pieces, at = [], 0
     if pieces:
@@ -163,10 +177,24 @@ def _size(pieces: Sequence[Piece]) -> int:
     return pieces[-1].at + pieces[-1].bytes
 
 
-def _pack(pieces: Sequence[Piece], views: Sequence[Tensor], buffer: Tensor) -> Tensor:
+def _in_place(pieces: Sequence[Piece], views: Sequence[Tensor]) -> Tensor | None:
+    """The chunk where it is, if it is all in one place that a connection can read and write."""
+    first = pieces[0]
+    view = views[first.tensor]
+    return view[first.start : first.start + first.bytes] if len(pieces) == 1 and view.device.type == "cpu" else None
+
+
+def _pack(pieces: Sequence[Piece], views: Sequence[Tensor]) -> Tensor:
+    buffer = torch.empty(_size(pieces), dtype=torch.uint8)
     for p in pieces:
         buffer[p.at : p.at + p.bytes].copy_(views[p.tensor][p.start : p.start + p.bytes])
-    return buffer[: _size(pieces)]
+    return buffer
+
+
+def _expect(pieces: Sequence[Piece], views: Sequence[Tensor], group: Group, giver: int) -> Work:
+    chunk = _in_place(pieces, views)
+    chunk = torch.empty(_size(pieces), dtype=torch.uint8) if chunk is None else chunk
+    return group.start_receive(chunk, giver), chunk
 
 
 def _place(pieces: Sequence[Piece], views: Sequence[Tensor], chunk: Tensor) -> None:
@@ -178,13 +206,3 @@ def _bytes(tensor: Tensor) -> Tensor:
     """A tensor's bytes, in place where it is contiguous."""
     flat = tensor.detach().contiguous().reshape(-1)
     return flat.view(torch.uint8) if prod(tensor.shape) else flat.new_empty(0, dtype=torch.uint8)
-
-
-def _buffers() -> tuple[Tensor, Tensor]:
-    return torch.empty(CHUNK, dtype=torch.uint8), torch.empty(CHUNK, dtype=torch.uint8)
-
-
-def _cycle() -> Iterator[Tensor]:
-    two = _buffers()
-    while True:
-        yield from two

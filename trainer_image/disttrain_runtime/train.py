@@ -167,7 +167,8 @@ class Training:
         self.stop.arm()
         if self.buddies is not None:
             return self._take_up_part(self.buddies)
-        sharing = share(self.group.gather(self.met))
+        told = self.group.gather_rows([self.met, self.settled])
+        sharing = share([met for met, _ in told])
         if sharing is None:
             return self._restore()
         own, giver = self.group.rank, sharing.givers.get(self.group.rank)
@@ -182,7 +183,7 @@ class Training:
             self.settled = NOTHING
         self.step = self.met = sharing.step
         self.checkpoints.resume(self.step, self.clock(), "survivor")
-        return max(self.group.gather(self.settled)) < self.step
+        return max(settled for rank, (_, settled) in enumerate(told) if rank not in sharing.givers) < self.step
 
     def _take_up_part(self, buddies: Buddies) -> bool:
         """The same where each rank has a part."""

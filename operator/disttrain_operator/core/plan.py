@@ -91,7 +91,7 @@ def _failed(world: World, found: tuple[Found, ...], now: datetime) -> Plan:
         cause = failure.lost(gone[0])
         found = (*found, *(failure.lost(p) for p in gone))
     elif cause.is_victim and cause.seconds_ago < VICTIM_SECONDS and (quiet := failure.unheard(world)):
-        return _wait_for(world, quiet, cause, now)
+        return _any_moment(world, quiet, cause, now) or _wait_for(world, quiet, cause, now)
     return restart.restart(world, cause, _doomed(world, found), now)
 
 
@@ -99,11 +99,27 @@ _SETTLE = timedelta(seconds=VICTIM_SECONDS)
 """Also as often as the kubelet looks at its containers."""
 
 
+_MOMENT = timedelta(seconds=0.1)
+"""The culprit's word mostly comes within milliseconds of a victim's."""
+
+
 def _wait_for(world: World, pods: tuple[Pod, ...], cause: Found, now: datetime) -> Plan:
     plan = _go_on(world, now, acting=False)
-    who = ", ".join(p.name for p in pods)
     wake = timing.earliest(plan.wake_at, now + _SETTLE)
-    return replace(plan, wake_at=wake, reason=f"{cause.message}; waiting for news of {who}")
+    return replace(plan, wake_at=wake, reason=_waiting(pods, cause))
+
+
+def _any_moment(world: World, pods: tuple[Pod, ...], cause: Found, now: datetime) -> Plan | None:
+    """Write nothing yet: the word that is awaited would have to wait for that write. None: a moment has gone by, or
+    nobody is there whose word grows older."""
+    left = _MOMENT - timedelta(seconds=cause.seconds_ago)
+    if left <= timedelta(0) or any(p.exit is not None for p in group.seated(world)):
+        return None
+    return Plan(status=world.job.status, wake_at=now + min(left, _MOMENT), reason=_waiting(pods, cause))
+
+
+def _waiting(pods: tuple[Pod, ...], cause: Found) -> str:
+    return f"{cause.message}; waiting for news of {', '.join(p.name for p in pods)}"
 
 
 def _doomed(world: World, found: tuple[Found, ...]) -> tuple[str, ...]:

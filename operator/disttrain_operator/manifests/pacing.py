@@ -11,17 +11,38 @@ from disttrain_operator.manifests.status import to_wire
 PROGRESS_EVERY = timedelta(seconds=5)
 """Progress of a job is written at most this often: a step can take milliseconds, a write costs an fsync of etcd, and a
 person who watches reads no faster."""
+RECOVERING_EVERY = timedelta(seconds=1)
+"""While a group comes together again, with its incarnation written down, what is seen of that is written at most this often:
+each write takes the processor and the disk from what everybody waits for, and its end is written at once."""
 SPEED_WINDOW = timedelta(seconds=60)
 """Speed is measured from a point at least this old when there is one: shorter windows jump with every checkpoint."""
 
 
 def write_due(old: Status, new: Status, last_write: datetime | None, now: datetime) -> datetime | None:
-    """When to write: None means never (nothing changed), a time in the future means that only progress has changed."""
+    """When to write: None means never (nothing changed), a time in the future that what has changed may wait."""
     if to_wire(old) == to_wire(new):
         return None
-    if to_wire(_durable(old)) != to_wire(_durable(new)) or last_write is None:
+    if last_write is None:
         return now
-    return max(now, last_write + PROGRESS_EVERY)
+    if to_wire(_durable(old)) == to_wire(_durable(new)):
+        return max(now, last_write + PROGRESS_EVERY)
+    return (
+        max(now, last_write + RECOVERING_EVERY) if _recovers(old) and _recovers(new) and same_intent(old, new) else now
+    )
+
+
+def same_intent(old: Status, new: Status) -> bool:
+    """Nothing differs that must be written down before anybody acts on it."""
+    return _intent(old) == _intent(new)
+
+
+def _intent(status: Status) -> tuple[object, ...]:
+    return status.incarnation, status.attempts, status.seats, status.replacing, status.completion_time
+
+
+def _recovers(status: Status) -> bool:
+    """A failure was written down, and no new step since."""
+    return status.last_recovery is not None and status.last_recovery.recover_seconds is None
 
 
 def _durable(status: Status) -> Status:

@@ -57,6 +57,12 @@ class Applier:
     assign: Callable[[str, Assignment], object]
     stream: Callable[[], Stream]
 
+    def tell(self, actions: Iterable[Action]) -> None:
+        """What agents are told costs no request, and is not told twice: it may be said ahead of the rest."""
+        for action in actions:
+            if isinstance(action, Assign):
+                self.assign(action.pod_uid, action.assignment)
+
     async def apply(self, job: Job, actions: Iterable[Action], now: datetime) -> tuple[Problem, ...]:
         """Service and claim first: pods that wait for a claim are tried again by the scheduler only after a while."""
         found = tuple(actions)
