@@ -80,11 +80,34 @@ def test_the_first_step_and_the_next_few_are_given_time() -> None:
     assert after(30.0, seen=Seen(beat=beat(durations=FAST[:5]))) is not None
 
 
-@pytest.mark.parametrize(
-    "phase", [Phase.STARTING, Phase.MEETING, Phase.SAVING, Phase.EVALUATING, Phase.LOADING, Phase.REGROUPING]
-)
+@pytest.mark.parametrize("phase", [Phase.STARTING, Phase.SAVING, Phase.EVALUATING, Phase.LOADING, Phase.REGROUPING])
 def test_what_waits_for_a_disk_or_an_operator_is_given_much_more(phase: Phase) -> None:
     assert after(55.0, seen=Seen(beat=beat(phase))) is None
+
+
+@pytest.mark.parametrize("phase", [Phase.MEETING, Phase.TAKING_UP])
+@pytest.mark.parametrize("durations", [(), FAST], ids=["new", "lived on"])
+def test_a_group_that_does_not_come_together_is_told_of_and_nobody_is_to_blame(
+    phase: Phase, durations: tuple[float, ...]
+) -> None:
+    """Only when all of them say so does the operator form it anew: some may still be building."""
+    seen = Seen(beat=beat(phase, durations=durations))
+    assert after(29.0, seen=seen) is None
+    stall = after(30.0, seen=seen)
+    assert stall is not None and stall.waits and not hung(stall)
+
+
+def test_who_waits_for_others_that_build_for_an_hour_does_not_hang() -> None:
+    stall = after(3500.0, seen=Seen(beat=beat(Phase.MEETING)))
+    assert stall is not None and not hung(stall)
+
+
+def test_putting_a_large_state_in_its_place_is_no_hang() -> None:
+    seen = Seen(beat=beat(Phase.TAKING_UP))
+    busy = after(60.0, seen=seen, cpu=59.0)
+    assert busy is not None and busy.busy and not hung(busy)
+    for_ever = after(FIRST_SECONDS + 1, seen=seen, cpu=FIRST_SECONDS)
+    assert for_ever is not None and hung(for_ever)
 
 
 def test_a_rank_out_of_its_group_never_hangs_unless_it_is_stopped() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from disttrain_contract.failures import FailureClass
 from disttrain_contract.messages import AgentState, Failure
 from disttrain_contract.stall import Phase, Stall
@@ -69,6 +71,18 @@ def test_a_group_in_which_everybody_waits_for_everybody_starts_anew() -> None:
     assert (last.failure_class, last.pod, last.step) == (FailureClass.HANG, "mnist-1", 40)
     assert "all ranks wait for each other after step 40, mnist-1 in its synchronising phase" in last.cause
     assert condition(answer, Type.RESTARTING).reason == "Hang"
+
+
+@pytest.mark.parametrize("phase", [Phase.MEETING, Phase.TAKING_UP])
+def test_a_group_that_cannot_come_together_starts_anew(phase: Phase) -> None:
+    answer = ask(a_job(status=running()), waiting(0, phase), waiting(1, phase), waiting(2, phase))
+    assert answer.status.incarnation == 2
+    assert f"in its {phase.word} phase" in answer.status.last_recovery.cause
+
+
+def test_while_one_still_builds_the_others_wait_for_it() -> None:
+    answer = ask(a_job(status=running()), waiting(0, Phase.MEETING), waiting(1, Phase.MEETING), at_work(2))
+    assert answer.status.incarnation == 1 and answer.status.last_recovery is None
 
 
 def test_as_long_as_one_works_the_others_wait_for_it() -> None:

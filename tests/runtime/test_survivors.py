@@ -86,11 +86,13 @@ STATE = {
 }
 
 
-def carried(wire: Wire) -> dict[str, Any]:
-    giver = threading.Thread(target=give, args=(STATE, wire, 1))
+def carried(
+    wire: Wire, given: Callable[[], None] = lambda: None, taken: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    giver = threading.Thread(target=give, args=(STATE, wire, 1, given))
     giver.start()
     try:
-        return take(wire, 0)  # type: ignore[arg-type]
+        return take(wire, 0, taken)  # type: ignore[arg-type]
     finally:
         giver.join(20)
 
@@ -100,6 +102,15 @@ def test_every_kind_of_tensor_arrives_as_it_was() -> None:
     for name, tensor in STATE["model"].items():  # type: ignore[union-attr]
         assert torch.equal(found["model"][name], tensor) and found["model"][name].dtype == tensor.dtype
     assert found["optimizer"]["betas"] == (0.9, 0.999) and found["optimizer"]["state"][0]["step"] == 3.0
+
+
+def test_each_chunk_is_a_sign_of_life_on_both_ends() -> None:
+    """However large the state: a rank that is silent for half a minute here does not come back."""
+    given: list[int] = []
+    taken: list[int] = []
+    carried(Wire(), lambda: given.append(1), lambda: taken.append(1))
+    large = STATE["model"]["large"]  # type: ignore[index]
+    assert len(given) == len(taken) > large.numel() * large.element_size() / CHUNK
 
 
 def test_a_bit_that_flips_on_the_way_is_noticed_and_is_nobodys_fault() -> None:

@@ -14,6 +14,23 @@ from typing import Any
 from dev.access import environment, image
 
 Wire = dict[str, Any]
+STANDING = """
+import os, time
+from pathlib import Path
+from disttrain_runtime import pulse
+boards = [f for f in Path("/proc/1/fd").iterdir() if os.readlink(f).startswith("/memfd:rank")]
+boards = list({b.stat().st_ino: b for b in boards if b.stat().st_size >= pulse.PAGE}.values())
+for board in boards:
+    os.truncate(board, pulse.PAGE)
+for process in Path("/proc").glob("[0-9]*"):
+    if process.name != "1" and "/memfd:rank" in (process / "maps").read_text():
+        os.kill(int(process.name), pulse.STACK_SIGNAL)
+time.sleep(0.5)
+for board in boards:
+    text = board.read_bytes()
+    print(pulse.read(bytearray(text[: pulse.PAGE])), text[pulse.PAGE :].decode(errors="replace"), sep="\\n")
+"""
+"""In a worker: where its ranks stand, from what they leave for their agent."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +88,22 @@ class Cluster:
         parts = [self.kubectl("get", "dtj,pods,pvc", "-o", "wide", check=False).stdout]
         parts += [json.dumps(j.get("status"), indent=1) for j in self.list("dtj")]
         parts += [self.kubectl("get", "events", check=False).stdout[-3000:]]
+        parts += [f"---- {name}\n{self._inside(name)}" for name in self._running_workers()]
         return "\n".join(parts)
+
+    def _running_workers(self) -> Iterator[str]:
+        for pod in self.list("pods", "disttrain.dev/job"):
+            if pod.get("status", {}).get("phase") == "Running":
+                yield pod["metadata"]["name"]
+
+    def _inside(self, pod: str) -> str:
+        """What its agent said last, and where its ranks stand: a job that hangs says it here only."""
+        said = self.kubectl("logs", pod, "--tail=30", check=False).stdout
+        try:
+            standing = self.kubectl("exec", pod, "--", "python", "-c", STANDING, check=False, timeout=20)
+        except subprocess.TimeoutExpired:
+            return said
+        return f"{said}\n{standing.stdout}{standing.stderr}"
 
     def job(self, name: str) -> Job:
         return Job(self, name)

@@ -31,6 +31,8 @@ class Phase(IntEnum):
     """Out of its group, waiting for the next one: the operator's turn, however long it takes."""
     MEETING = 11
     """Looking for the others of its group: they may still be building, or never come."""
+    TAKING_UP = 12
+    """In its group; the state of those who have it is on its way to those who have none."""
 
     @property
     def word(self) -> str:
@@ -41,7 +43,7 @@ class Phase(IntEnum):
 COLLECTIVE = frozenset(
     {
         Phase.STARTING, Phase.AGREEING, Phase.REPORTING, Phase.SYNCHRONISING, Phase.BACKWARD, Phase.REGROUPING,
-        Phase.MEETING,
+        Phase.MEETING, Phase.TAKING_UP,
     }
 )  # fmt: skip
 """Phases in which a rank may be waiting for another one."""

@@ -182,11 +182,11 @@ class Buddies:
         gone = {held: self._copies.pop(held) for held in list(self._copies) if held.step < self._last}
         return next((part for held, part in gone.items() if held.part == self._part), None)
 
-    def recall(self, met: int, saved: int) -> tuple[int, str] | None:
+    def recall(self, met: int, saved: int, moved: Callable[[], None] = lambda: None) -> tuple[int, str] | None:
         """Go on from the newest step of which all parts are in memory. A collective, called behind `join`.
 
         `met`: the step that the strategy's own state is of. Gives the step and where it came from, or None: `saved`, a
-        checkpoint, is newer, or there is nothing.
+        checkpoint, is newer, or there is nothing. `moved`: after each chunk of a part that travels.
         """
         layout = json.dumps(self._strategy.layout()).encode() if met != NOTHING else b""
         memory = Memory(_digest(layout), saved, met, frozenset(self._copies), self._strategy.ready)
@@ -199,7 +199,7 @@ class Buddies:
         if sharing is None:
             return None
         self._strategy.undo()
-        self._strategy.load_part(self._traded(sharing, met))
+        self._strategy.load_part(self._traded(sharing, met, moved))
         given_live = all(
             memories[h].live == sharing.step and (h - r) % self._strategy.parts == 0 for r, h in sharing.givers.items()
         )
@@ -217,16 +217,16 @@ class Buddies:
         self._strategy.follow(agreed)
         return True
 
-    def _traded(self, sharing: Sharing, met: int) -> Part:
+    def _traded(self, sharing: Sharing, met: int, moved: Callable[[], None]) -> Part:
         """This rank's part of that step; those who lack theirs get it. All go through the pairs in the same order."""
         mine = self._state(Held(sharing.step, self._part), met)
         for needy, holder in sharing.givers.items():
             if holder == self._group.rank:
                 part = self._state(Held(sharing.step, needy % self._strategy.parts), met)
                 assert part is not None, "it said that it holds it"
-                give(part, self._group, needy)
+                give(part, self._group, needy, moved)
             elif needy == self._group.rank:
-                mine = take(self._group, holder)
+                mine = take(self._group, holder, moved)
         assert mine is not None, "who lacks it gets it"
         return mine
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -58,8 +58,8 @@ def share(steps: Sequence[int]) -> Sharing | None:
     return Sharing(newest, {rank: holders[i % len(holders)] for i, rank in enumerate(needy)})
 
 
-def give(state: Mapping[str, Any], group: Group, to: int) -> None:
-    """Send a whole state to one rank. CPU or GPU memory; it arrives in CPU memory."""
+def give(state: Mapping[str, Any], group: Group, to: int, moved: Callable[[], None] = lambda: None) -> None:
+    """Send a whole state to one rank. CPU or GPU memory; it arrives in CPU memory. `moved`: after each chunk."""
     head, tensors = _described(state)
     group.send(torch.tensor([len(head)]), to)
     group.send(torch.frombuffer(bytearray(head), dtype=torch.uint8), to)
@@ -72,14 +72,14 @@ def give(state: Mapping[str, Any], group: Group, to: int) -> None:
         under_way.append((group.start_send(chunk, to), chunk))
         digest.update(chunk.numpy().data)
         if len(under_way) == UNDER_WAY:
-            under_way.popleft()[0].wait()
+            _arrived(under_way, moved)
     while under_way:
-        under_way.popleft()[0].wait()
+        _arrived(under_way, moved)
     group.send(torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8), to)
 
 
-def take(group: Group, giver: int) -> dict[str, Any]:
-    """Receive one. Raises TransferError when the two ends did not see the same bytes."""
+def take(group: Group, giver: int, moved: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Receive one. `moved`: after each chunk. Raises TransferError when the two ends did not see the same bytes."""
     length = torch.zeros(1, dtype=torch.int64)
     group.receive(length, giver)
     head = torch.zeros(int(length), dtype=torch.uint8)
@@ -92,8 +92,7 @@ def take(group: Group, giver: int) -> dict[str, Any]:
     for number, pieces in enumerate(plan):
         while number + len(under_way) < len(plan) and len(under_way) < UNDER_WAY:
             under_way.append(_expect(plan[number + len(under_way)], views, group, giver))
-        work, chunk = under_way.popleft()
-        work.wait()
+        chunk = _arrived(under_way, moved)
         digest.update(chunk.numpy().data)
         if len(pieces) > 1:
             _place(pieces, views, chunk)
@@ -195,6 +194,14 @@ def _expect(pieces: Sequence[Piece], views: Sequence[Tensor], group: Group, give
     chunk = _in_place(pieces, views)
     chunk = torch.empty(_size(pieces), dtype=torch.uint8) if chunk is None else chunk
     return group.start_receive(chunk, giver), chunk
+
+
+def _arrived(under_way: deque[Work], moved: Callable[[], None]) -> Tensor:
+    """The oldest chunk, once it is through. Its memory is held until then."""
+    work, chunk = under_way.popleft()
+    work.wait()
+    moved()
+    return chunk
 
 
 def _place(pieces: Sequence[Piece], views: Sequence[Tensor], chunk: Tensor) -> None:

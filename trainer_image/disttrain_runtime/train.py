@@ -151,11 +151,13 @@ class Training:
         self.total_steps, self.ending = (limit.step, limit.ending) if limit else (self.task.total_steps, None)
         lacking = verdict = False
         if self.group.leads:
+            self.pulse.enter(Phase.SAVING)
             self.records.take_up(config.job_dir, self.checkpoints.fence, self.step)
             self.checkpoints.keep_best(self.records.best_steps, self.step, self.clock(), save=False)
             volume = config.job_dir is not None
             lacking = volume and self._evaluates(self.step) and not self.records.evaluated_at(self.step)
             verdict = self.records.verdict is not None
+        self._moved()
         missing, stop = self.group.agree([lacking, verdict])
         if stop and self.step < self.total_steps:
             self._stop_early()
@@ -165,6 +167,7 @@ class Training:
     def _take_up(self) -> bool:
         """State from those who have it, else from the volume. Gives whether its last step is still to be settled."""
         self.stop.arm()
+        self._moved()
         if self.buddies is not None:
             return self._take_up_part(self.buddies)
         told = self.group.gather_rows([self.met, self.settled])
@@ -176,18 +179,18 @@ class Training:
             self.strategy.undo()
         for needy, holder in sharing.givers.items():
             if holder == own:
-                give(self.strategy.state(), self.group, needy)
+                give(self.strategy.state(), self.group, needy, self._moved)
         if giver is not None:
-            self.strategy.load(take(self.group, giver))
+            self.strategy.load(take(self.group, giver, self._moved))
             self.last_loss = None
             self.settled = NOTHING
         self.step = self.met = sharing.step
-        self.checkpoints.resume(self.step, self.clock(), "survivor")
+        self._resume("survivor")
         return max(settled for rank, (_, settled) in enumerate(told) if rank not in sharing.givers) < self.step
 
     def _take_up_part(self, buddies: Buddies) -> bool:
         """The same where each rank has a part."""
-        found = buddies.recall(self.met, self.checkpoints.saved)
+        found = buddies.recall(self.met, self.checkpoints.saved, self._moved)
         if found is None:
             return self._restore()
         step, source = found
@@ -195,10 +198,20 @@ class Training:
             self.last_loss = None
         self.settled = min(self.settled, step)
         self.step = self.met = step
-        self.checkpoints.resume(step, self.clock(), source)
+        self._resume(source)
         return max(self.group.gather(self.settled)) < step
 
+    def _moved(self) -> None:
+        """A sign of life while state travels."""
+        self.pulse.enter(Phase.TAKING_UP)
+
+    def _resume(self, source: str) -> None:
+        self.pulse.enter(Phase.SAVING)  # rank 0 takes the volume over, which may be slow
+        self.checkpoints.resume(self.step, self.clock(), source)
+        self._moved()
+
     def _restore(self) -> bool:
+        self.pulse.enter(Phase.STARTING)  # from the volume: as long as it takes
         self.step = self.met = self.settled = self.checkpoints.restore(self.clock())
         return False
 

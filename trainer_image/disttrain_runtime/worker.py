@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 import torch
@@ -133,12 +133,12 @@ class Worker:
 
     def _heard(self) -> None:
         """On the listening thread: end the wait of the rank's own thread."""
-        if self._is_over():
-            self._break()
+        self._break(self._is_over)
 
-    def _break(self) -> None:
+    def _break(self, over: Callable[[], bool] = lambda: True) -> None:
+        """`over` is asked when nobody can change the group any more: the next one must not be cut for the last one's end."""
         with self._guard:
-            if self._connections is not None:
+            if self._connections is not None and over():
                 break_group(self._connections)
 
     def fail(self, error: BaseException) -> int:

@@ -34,16 +34,19 @@ FIRST_SECONDS = 300.0
 
 PATIENCE = {
     Phase.STARTING: 3600.0,  # a task may fetch its data, and the volume of a large state be slow
-    Phase.MEETING: 3600.0,  # so the others may be late
     Phase.SAVING: 600.0,
     Phase.EVALUATING: 300.0,  # one batch of it
     Phase.LOADING: 60.0,  # a stall of the data's storage
     Phase.REGROUPING: math.inf,  # the operator's business
+    Phase.MEETING: 30.0,  # the others may be late, but if all are here and do not meet, nobody is
+    Phase.TAKING_UP: 30.0,  # a chunk of the state takes milliseconds; 2 MB in half a minute is no link to train over
 }
 """Limits of what is not a part of every step, or waits for a disk: much longer than it should ever take."""
 WAIT_SECONDS = 900.0
 """How long a rank may wait for others inside a collective before its own agent ends it. They may be loading, saving,
 evaluating, and agents and operator end whoever hangs; half of torch's own half an hour."""
+MEETING_SECONDS = 3600.0
+"""The same for the others to come: they may be building for as long as that (see STARTING)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +129,11 @@ def is_hung(rules: Rules, watched: Watched, stall: Stall) -> bool:
     """Its own fault for all that can be seen here, or nobody's and too long, or its wait was ended and it waits still."""
     if watched.deaf + LOOK_SECONDS > FLOOR_SECONDS:
         return True
-    return not stall.waits or stall.seconds > max(WAIT_SECONDS, 2 * (rules.timeout or 0.0))
+    if stall.waits:
+        longest = MEETING_SECONDS if stall.phase is Phase.MEETING else WAIT_SECONDS
+        return stall.seconds > max(longest, 2 * (rules.timeout or 0.0))
+    loads = stall.phase is Phase.TAKING_UP and not stall.stopped  # what came is put into model and optimizer
+    return not loads or stall.seconds > FIRST_SECONDS
 
 
 def step_limit(beat: Beat) -> float:
@@ -149,8 +156,10 @@ def _limit(rules: Rules, beat: Beat, *, stopped: bool) -> float:
     if stopped:
         return rules.timeout or FLOOR_SECONDS  # whatever it was doing, it is not doing it
     patience = PATIENCE.get(beat.phase, 0.0)
+    if beat.phase in (Phase.MEETING, Phase.TAKING_UP):
+        return max(patience, rules.timeout or 0.0)  # steps, done or not, say nothing about these
     if rules.timeout is None:
         return max(patience, step_limit(beat))
-    if beat.phase in (Phase.STARTING, Phase.MEETING, Phase.SAVING, Phase.EVALUATING, Phase.REGROUPING):
+    if beat.phase in (Phase.STARTING, Phase.SAVING, Phase.EVALUATING, Phase.REGROUPING):
         return max(patience, rules.timeout)
     return rules.timeout if beat.timed else max(rules.timeout, FIRST_SECONDS)
