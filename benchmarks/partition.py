@@ -13,12 +13,13 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 from dev.access import REPOSITORY, environment, run
+from dev.cluster import network
+from dev.cluster.addresses import NodeNet, node_number
 from dev.cluster.progress import say, step
 
 from disttrain.sdk import Client
@@ -55,7 +56,7 @@ def main() -> int:
                 rounds.append(one_round(client, node, commits))
                 shown.note = f"new step after {rounds[-1]['new_step_seconds']:.1f} s, whole again {rounds[-1]['whole_seconds']:.1f} s after healing"
     finally:
-        cluster("heal", node)
+        network.heal(NodeNet(node_number(node)))
     doubled = {step: sorted(found) for step, found in commits.items() if len(found) > 1}
     OUT.write_text(json.dumps({"rounds": rounds, "commits": len(commits), "doubled": doubled}, indent=1) + "\n")
     new = [r["new_step_seconds"] for r in rounds]
@@ -86,13 +87,15 @@ def manifest() -> dict[str, Any]:
 def one_round(client: Client, node: str, commits: dict[int, set[tuple[int, str]]]) -> dict[str, Any]:
     """Cut, watch, heal, watch."""
     before = client.get(NAME)
-    began, at = time.monotonic(), _step(before)
-    cluster("partition", node)
+    at = _step(before)
+    cable = NodeNet(node_number(node))
+    began = time.monotonic()
+    network.partition(cable)
     cut = time.monotonic()
     old = _incarnation(before)
     _until(client, lambda j: _incarnation(j) > old and _step(j) > at and j.state == "Running", "a new step", commits)
     first = time.monotonic()
-    cluster("heal", node)
+    network.heal(cable)
     healed = time.monotonic()
     _until(client, lambda j: _trains(j, 4), "all four train again", commits)
     whole = time.monotonic()
@@ -101,11 +104,6 @@ def one_round(client: Client, node: str, commits: dict[int, set[tuple[int, str]]
         "step": at, "cut_took": cut - began, "new_step_seconds": first - began, "whole_seconds": whole - healed,
         "recovery": client.get(NAME).raw.get("status", {}).get("recovery"),
     }  # fmt: skip
-
-
-def cluster(*words: str) -> None:
-    """One command of the local cluster."""
-    subprocess.run([sys.executable, "-m", "dev.cluster", *words], cwd=REPOSITORY, check=True, capture_output=True)
 
 
 def _operators_to_one_node(env: dict[str, str]) -> str:

@@ -105,6 +105,7 @@ class Reconciler:
         memory.pace = pacing.follow(memory.pace, answer.status, now)
         due = pacing.write_due(seen.job.status, answer.status, memory.written, now)
         if pacing.same_intent(seen.job.status, answer.status):
+            self._check()
             self.applier.tell(answer.actions)  # all that it rests on is written: nobody need wait for the rest
         if due is not None and due <= now:
             version, due = await self._write(seen, answer, memory, now), None
