@@ -165,6 +165,9 @@ async def test_a_group_whose_culprit_cannot_be_told_is_ended_by_the_operator_and
     assert report is not None and report.failure is None
     assert report.stall is not None and report.stall.waits and report.stall.step == 30
     rig.hub.assign(UID, assignment(2))
+    await until(lambda: said(rig, 2), "the next incarnation")
+    report = said(rig, 2)
+    assert report is not None and report.stall is None and not report.waiting, "what it waited for was the last group's"
     await until(lambda: (r := said(rig, 2)) and r.failure, "the failure", seconds=60)
     report = said(rig, 2)
     assert report is not None and report.failure is not None

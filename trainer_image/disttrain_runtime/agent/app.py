@@ -187,6 +187,7 @@ class App:
         self._agent, actions = d.decide(self._rules, before, event, self._loop.time())
         if self._agent.incarnation != before.incarnation:
             self._told = self._told.next_incarnation()
+            self._watch.begin()
             self._output.incarnation = self._agent.incarnation
             if self._agent.state is AgentState.IDLE:
                 self._output.say(f"incarnation {self._agent.incarnation}: waiting for the group")
