@@ -59,7 +59,8 @@ accuracy: setup ## asynchronous strategies beside the spread of five synchronous
 	@$(PY) -m pytest -q -m accuracy
 
 .PHONY: test-cluster
-test-cluster: install ## real API server, kubelet, containers, volumes
+test-cluster: NODES = 2
+test-cluster: install ## real API server, kubelets of two nodes, containers, volumes
 	$(STEP) "tests on the real cluster"
 	@$(PY) -m pytest -q -m 'server or cluster'
 
