@@ -15,6 +15,7 @@ from typing import Any
 import kmock
 import pytest
 from kubernetes.aio.client.configuration import Configuration
+from tests.channel.rig import Proxy
 
 from disttrain_contract import labels
 from disttrain_operator import handlers, watching
@@ -24,7 +25,6 @@ from disttrain_operator.shell.cluster import Cluster
 from disttrain_operator.shell.kinds import PODS
 from disttrain_operator.shell.resync import Resync
 from support.raw_objects import a_raw_job, a_raw_pod
-from tests.channel.rig import Proxy
 
 JOBS = f"{labels.API_VERSION}/{labels.PLURAL}"
 KEY = ("team", "mnist")
