@@ -28,5 +28,7 @@ async def stage(server: ApiServer, tmp_path: Path) -> AsyncIterator[Stage]:
     for operator in made.operators:
         operator.end()
     await made.player.api.__aexit__()
-    server.kubectl("delete", "dtj,pods,svc,pvc", "--all", "-n", "team", "--grace-period=0", "--force", check=False)
+    server.kubectl(
+        "delete", "dtj,pods,svc,pvc,events", "--all", "-n", "team", "--grace-period=0", "--force", check=False
+    )
     server.kubectl("delete", "lease", "--all", "-n", "disttrain-system")

@@ -101,7 +101,8 @@ async def test_a_job_gets_out_of_an_etcd_that_was_restored_from_an_old_copy(stag
     await stage.formed("mnist", agents, incarnation=2)
     stage.operators[-1].end()
     await asyncio.to_thread(restored, stage.server, tmp_path / "copy")
-    assert (await stage.player.job("mnist"))["status"]["incarnation"] == 1
+    job = await stage.player.until(lambda: stage.player.job("mnist"))
+    assert job["status"]["incarnation"] == 1
     await stage.led()
     await stage.formed("mnist", agents, incarnation=3)
     assert "StatusPutBack" in stage.server.kubectl("get", "events", "-n", "team")

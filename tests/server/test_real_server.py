@@ -206,8 +206,7 @@ async def test_the_operator_waits_for_its_crd_and_then_begins(stage: Stage) -> N
         await stage.player.until(lambda e=each: "no CustomResourceDefinition" in e.log.read_text())
         assert each.get("/healthz") == "ok\n"
     assert impatient.end(hard=False) == 0, "it can be stopped while it waits"
-    stage.server.kubectl("apply", "--server-side", "-f", str(crd))
-    stage.server.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    own_apiserver.with_crds(stage.server)
     await stage.running("mnist")
 
 

@@ -172,11 +172,22 @@ def _apiserver(folder: Path, etcd: int, port: int) -> list[str]:
 
 
 def _prepare(server: ApiServer) -> None:
-    server.kubectl("apply", "--server-side", "-f", str(REPOSITORY / "crds"))
-    server.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    with_crds(server)
     server.kubectl("create", "namespace", "disttrain-system")
     team(server)
     server.apply(*rights())
+
+
+def with_crds(server: ApiServer) -> None:
+    """Ours, established."""
+    server.kubectl("apply", "--server-side", "-f", str(REPOSITORY / "crds"))
+    deadline = time.monotonic() + START_SECONDS
+    wait = ("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    while "condition met" not in (
+        said := server.kubectl(*wait, check=False)
+    ):  # an error while there is no condition at all
+        assert time.monotonic() < deadline, said
+        time.sleep(0.1)
 
 
 def team(server: ApiServer) -> None:
