@@ -179,7 +179,7 @@ class Reconciler:
 
     async def _look_again(self, job: Job) -> None:
         try:
-            self.cache.job_seen(await self.api.get(JOBS, job.namespace, job.name))
+            self.cache.job_seen(await self.api.get(JOBS, job.namespace, job.name), certain=True)
         except NotFound:
             self.cache.job_gone(job.uid)
 

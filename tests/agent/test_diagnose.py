@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 
 import pytest
@@ -111,9 +113,19 @@ def test_our_own_exit_codes_mean_what_they_say() -> None:
 
 
 def test_a_command_that_cannot_be_executed() -> None:
-    failure = cannot_start(3, 1, "trian", "No such file or directory")
+    failure = cannot_start(3, 1, "trian", FileNotFoundError(errno.ENOENT, "No such file or directory"))
     assert failure.failure_class is FailureClass.ENTRYPOINT and failure.exit_code == 64
     assert failure.message.startswith("cannot start 'trian': No such file or directory")
+    assert cannot_start(3, 1, "a\0b", ValueError("embedded null byte")).failure_class is FailureClass.ENTRYPOINT
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_a_pod_that_has_used_up_its_processes_may_have_some_again(number: int) -> None:
+    failure = cannot_start(3, 1, "train", OSError(number, os.strerror(number)))
+    assert failure.failure_class is FailureClass.CODE and failure.exit_code == 1, (
+        "tried again, as far as the budget goes"
+    )
+    assert failure.message.startswith(f"cannot start 'train': {os.strerror(number)}; the pod has used up")
 
 
 def test_the_ranks_own_words_count_but_not_who_it_says_it_is() -> None:

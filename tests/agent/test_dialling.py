@@ -7,15 +7,18 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from tests.agent.harness import AgentProcess, alive, go, python, until
-from tests.channel.rig import Proxy, Rig, pod
+from tests.channel.rig import Proxy, Rig, make_certificates, pod
 from websockets.asyncio.server import ServerConnection, serve
 
 from disttrain_contract.failures import FailureClass
 from disttrain_contract.messages import AgentState, Assignment, Report, encode
+from support.limits import no_descriptor_left, own_group
 
 Dialling = Callable[..., AgentProcess]
 SLEEPER = python("import time; print('up', flush=True); time.sleep(100)")
@@ -159,8 +162,6 @@ async def test_the_token_is_read_again_at_every_dial(rig: Rig, dialling: Diallin
 async def test_an_operator_with_a_foreign_certificate_gets_no_token(
     rig: Rig, dialling: Dialling, tmp_path_factory: Any
 ) -> None:
-    from tests.channel.rig import make_certificates
-
     foreign = make_certificates(tmp_path_factory.mktemp("foreign"))
     agent = dialling(SLEEPER).change(operator_ca=foreign.ca).start()
     await until(lambda: "certificate verify failed" in agent.output)
@@ -275,3 +276,49 @@ async def test_with_the_operator_away_the_end_does_not_wait_for_it(rig: Rig, dia
     agent.signal(signal.SIGTERM)
     assert await agent.ended() == 143
     assert agent.last_words.state is AgentState.STOPPED
+
+
+@pytest.mark.parametrize("of", ["descriptors", "processes"])
+async def test_an_agent_that_gets_no_more_is_tried_again_and_starts_when_there_are_some(
+    rig: Rig, dialling: Dialling, of: str
+) -> None:
+    """The limit is the kernel's. It is no mistake of the job, which would end it for good."""
+    agent = dialling(SLEEPER).start()
+    await reported(rig, AgentState.IDLE, 0)
+    with own_group() as group:
+        group.enter(agent.pid)
+        with no_descriptor_left(agent.pid) if of == "descriptors" else nullcontext():
+            if of == "processes":
+                group.no_more_processes()
+            rig.hub.assign(UID, go(1))
+            failure = (await reported(rig, AgentState.FAILED, 1)).failure
+        assert failure and failure.failure_class is FailureClass.CODE, failure
+        assert "cannot start" in failure.message and "the pod has used up" in failure.message
+        group.any_number_of_processes()
+        rig.hub.assign(UID, go(2))
+        await reported(rig, AgentState.RUNNING, 2)
+        assert len(agent.ranks) == 2
+        agent.cleanup()
+
+
+async def test_a_new_authority_shuts_out_who_trusts_the_old_one_only_and_training_goes_on(
+    rig: Rig, dialling: Dialling, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    agent = dialling(SLEEPER).start()
+    ranks = await running(rig, agent)
+    rig.certificates = make_certificates(tmp_path_factory.mktemp("renewed"))
+    await rig.restart()
+    await until(lambda: "certificate verify failed" in agent.output)
+    assert agent.ranks == ranks and rig.hub.connected == 0
+
+
+async def test_who_was_given_both_authorities_never_notices_the_change(
+    rig: Rig, dialling: Dialling, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    renewed = make_certificates(tmp_path_factory.mktemp("renewed"), "another")  # told apart by name, in one bundle
+    agent = dialling(SLEEPER).change(operator_ca=rig.certificates.ca + renewed.ca).start()
+    ranks = await running(rig, agent)
+    rig.certificates = renewed
+    await rig.restart()
+    await reported(rig, AgentState.RUNNING, 1)
+    assert agent.ranks == ranks

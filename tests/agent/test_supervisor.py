@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ from disttrain_contract.messages import Progress, RankBody, RankEvent
 from disttrain_runtime.agent.launch import RankSpec
 from disttrain_runtime.agent.rank_process import Listener, RankProcess
 from disttrain_runtime.agent.supervisor import Supervisor
+from support.limits import no_descriptor_left
 
 
 @dataclass
@@ -121,6 +123,23 @@ async def test_descriptors_are_given_back(world: World) -> None:
         world.start("print(1)", rank)
     await world.end_of(*range(5))
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.parametrize("but", range(12))
+async def test_without_a_descriptor_left_nothing_is_started_and_nothing_lost(world: World, but: int) -> None:
+    """Refused at each of the descriptors that a start needs; the limit is the kernel's."""
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with no_descriptor_left(but=but):
+        try:
+            world.start("print(1)")
+        except OSError as error:
+            assert error.errno == errno.EMFILE
+        else:
+            assert but > 6, "it needs more than that"
+            await world.end_of(0)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    world.start("print(2)", rank=1)
+    assert await world.end_of(1) == [0]
 
 
 async def test_sigterm_reaches_the_rank_but_not_its_data_loaders(world: World) -> None:

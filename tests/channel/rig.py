@@ -42,10 +42,10 @@ class Certificates:
         return context
 
 
-def make_certificates(where: Path) -> Certificates:
+def make_certificates(where: Path, authority: str = "localhost") -> Certificates:
     """Valid for a day, for 127.0.0.1 and localhost."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, authority)])
     now = datetime.datetime.now(datetime.UTC)  # noqa: TID251
     hosts = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     certificate = (

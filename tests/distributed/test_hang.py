@@ -5,43 +5,21 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch")
 
-from tests.agent.harness import AgentProcess, children, until
-from tests.channel.rig import Rig, make_certificates, pod
+from tests.agent.harness import AgentProcess, until
+from tests.channel.rig import Rig
 
-from disttrain_contract.env import CheckpointConfig, RunConfig
 from disttrain_contract.failures import FailureClass
-from disttrain_contract.messages import AgentState, Assignment, Failure, Membership, Report
+from disttrain_contract.messages import AgentState, Failure
 from disttrain_contract.stall import Phase
-from support.gloo_ranks import free_port
+from support.whole_agents import UID, Start, assignment, dial, rank_processes, said
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(180)]
-
-Start = Callable[..., AgentProcess]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """An agent; without a URL no operator has to tell it what to do."""
-    agents: list[AgentProcess] = []
-
-    def begin(*args: str, url: str = "", ca: str = "") -> AgentProcess:
-        run = RunConfig(
-            entrypoint="support.faulty_tasks:build", args=args, processes_per_worker=3, grace_seconds=6.0,
-            checkpoint=CheckpointConfig(every_steps=10_000),
-        )  # fmt: skip
-        agents.append(AgentProcess(tmp_path, run, url, ca, volume=tmp_path / "volume").start())
-        return agents[-1]
-
-    yield begin
-    for agent in agents:
-        agent.cleanup()
 
 
 async def failure_of(agent: AgentProcess) -> Failure:
@@ -52,11 +30,6 @@ async def failure_of(agent: AgentProcess) -> Failure:
     assert words.state is AgentState.FAILED and words.failure is not None, agent.output
     assert words.failure.failure_class is FailureClass.HANG, agent.output
     return words.failure
-
-
-def rank_processes(agent: AgentProcess) -> list[int]:
-    """Their process numbers, in the order of their ranks: they were forked one after the other."""
-    return sorted(p for p in children(agent.pid) if b"warm_parent" not in Path(f"/proc/{p}/cmdline").read_bytes())
 
 
 def stacks(tmp_path: Path) -> str:
@@ -107,35 +80,6 @@ async def test_a_rank_that_is_stopped_for_a_second_goes_on(start: Start) -> None
     os.kill(rank, signal.SIGCONT)
     await until(lambda: "leaving: " in agent.output, "the end", seconds=90)
     assert await agent.ended() == 0, agent.output
-
-
-UID = pod("a").uid
-
-
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    """Stands for the operator."""
-    rig = Rig(make_certificates(tmp_path))
-    await rig.start()
-    yield rig
-    await rig.stop()
-
-
-def dial(start: Start, rig: Rig, *args: str) -> AgentProcess:
-    return start("--steps=60", "--pause=0.01", *args, url=f"wss://localhost:{rig.port}", ca=rig.certificates.ca)
-
-
-def assignment(incarnation: int) -> Assignment:
-    """Every group meets at a port of its own."""
-    members = Membership(
-        incarnation=incarnation, workers=1, processes_per_worker=3, master_addr="127.0.0.1", master_port=free_port()
-    )
-    return Assignment(job_uid="job-uid", incarnation=incarnation, membership=members)
-
-
-def said(rig: Rig, incarnation: int) -> Report | None:
-    report = rig.view("a").report
-    return report if report is not None and report.incarnation == incarnation else None
 
 
 async def test_after_a_hang_the_group_goes_on_from_the_memory_of_those_who_waited(start: Start, rig: Rig) -> None:

@@ -4,93 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from disttrain_contract import labels
 from disttrain_contract.failures import FailureClass
 from disttrain_contract.messages import AgentState, Failure, Progress, Report, encode_within
 from disttrain_operator.manifests import claim, pod, service
 from disttrain_operator.manifests.pod import Stream
-from disttrain_operator.shell.kinds import CLAIMS, JOBS, LEASES, PODS, SERVICES, Raw
+from disttrain_operator.shell.kinds import CLAIMS, LEASES, PODS, SERVICES, Raw
 from support import own_apiserver
-from support.operator_process import Agent, OperatorProcess, Player
-from support.own_apiserver import ApiServer
+from support.operator_process import Agent
 from support.raw_objects import a_seen_job
+from support.real_stage import Stage
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    own_apiserver.needed()
-    with own_apiserver.running(tmp_path_factory.mktemp("apiserver")) as made:
-        yield made
-
-
-class Stage:
-    """Server, operators, players."""
-
-    def __init__(self, server: ApiServer, folder: Path) -> None:
-        self.server, self.folder, self.player = server, folder, Player(server)
-        self.operators: list[OperatorProcess] = []
-        self.agents: list[Agent] = []
-
-    def operator(self, name: str = "operator-0") -> OperatorProcess:
-        made = OperatorProcess(self.server, self.folder, name)
-        self.operators.append(made)
-        return made
-
-    async def submit(self, name: str, **spec: Any) -> Raw:
-        whole = {"image": "trainer:1", "command": ["python", "train.py"], "workers": 2} | spec
-        found = {"apiVersion": labels.API_VERSION, "kind": labels.KIND, "spec": whole}
-        return await self.player.api.create(JOBS, found | {"metadata": {"name": name, "namespace": "team"}})
-
-    async def agents_of(self, job: str, workers: int = 2) -> list[Agent]:
-        """All pods up, all agents dialled."""
-        found = []
-        for index in range(workers):
-            pod = await self.player.kubelet_starts(f"{job}-{index}")
-            token = await self.player.token(pod)
-            found.append(Agent(lambda: [o.stream_port for o in self.operators], token))
-        self.agents += found
-        return found
-
-    async def running(self, job: str, incarnation: int = 1, **spec: Any) -> list[Agent]:
-        """A job whose group has formed."""
-        await self.submit(job, **spec)
-        agents = await self.agents_of(job)
-        await self.formed(job, agents, incarnation)
-        return agents
-
-    async def formed(self, job: str, agents: list[Agent], incarnation: int) -> None:
-        for agent in agents:
-            await self.player.until(lambda a=agent: a.told and a.told.membership and a.told.incarnation == incarnation)
-            agent.say(Report(incarnation=incarnation, state=AgentState.RUNNING, progress=Progress(step=1)))
-        await self.condition(job, "Running", "True")
-
-    async def condition(self, job: str, kind: str, status: str, seconds: float = 60) -> Raw:
-        async def look() -> Raw | None:
-            found = (await self.player.job(job)).get("status", {}).get("conditions", [])
-            return next((c for c in found if c["type"] == kind and c["status"] == status), None)
-
-        return await self.player.until(look, seconds)
-
-
-@pytest.fixture
-async def stage(server: ApiServer, tmp_path: Path) -> AsyncIterator[Stage]:
-    made = Stage(server, tmp_path)
-    yield made
-    for agent in made.agents:
-        await agent.stop()
-    for operator in made.operators:
-        operator.end()
-    await made.player.api.__aexit__()
-    server.kubectl("delete", "dtj,pods,svc,pvc", "--all", "-n", "team", "--grace-period=0", "--force", check=False)
-    server.kubectl("delete", "lease", "--all", "-n", "disttrain-system")
 
 
 EVERYTHING = {
@@ -279,8 +206,7 @@ async def test_the_operator_waits_for_its_crd_and_then_begins(stage: Stage) -> N
         await stage.player.until(lambda e=each: "no CustomResourceDefinition" in e.log.read_text())
         assert each.get("/healthz") == "ok\n"
     assert impatient.end(hard=False) == 0, "it can be stopped while it waits"
-    stage.server.kubectl("apply", "--server-side", "-f", str(crd))
-    stage.server.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    own_apiserver.with_crds(stage.server)
     await stage.running("mnist")
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
+from kubernetes.aio import config as kube_config
 from kubernetes.aio.client.configuration import Configuration
 
 from disttrain_operator.shell import cluster as module
@@ -18,24 +24,27 @@ from disttrain_operator.shell.cluster import Cluster, load
 from disttrain_operator.shell.kinds import CLAIMS, EVENTS, JOBS, PODS, Kind
 
 Answer = tuple[int, Any]
+Reply = web.StreamResponse | Awaitable[web.StreamResponse]
 
 
 class Server:
     """Answers with what was laid ready; keeps what was asked."""
 
     def __init__(self) -> None:
-        self.answers: list[Answer | Callable[[web.Request], web.StreamResponse]] = []
+        self.answers: list[Answer | Callable[[web.Request], Reply]] = []
         self.asked: list[tuple[str, str, dict[str, str], Any]] = []
         self.counted: list[tuple[str, str, int]] = []
+        self.retry_after = "0"
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.json() if request.can_read_body else None
         self.asked.append((request.method, request.path_qs, dict(request.headers), body))
         answer = self.answers.pop(0)
         if callable(answer):
-            return answer(request)
+            found = answer(request)
+            return await found if isinstance(found, Awaitable) else found
         code, found = answer
-        return web.json_response(found, status=code, headers={"Retry-After": "0"} if code == 429 else {})
+        return web.json_response(found, status=code, headers={"Retry-After": self.retry_after} if code == 429 else {})
 
 
 @pytest.fixture
@@ -113,6 +122,48 @@ async def test_too_many_for_too_long_is_the_queues_matter(server: Server, cluste
     assert caught.value.code == 429 and len(server.asked) == module.TRIES
 
 
+async def test_the_time_that_the_server_names_is_waited_for(server: Server, cluster: Cluster) -> None:
+    server.retry_after = "1"
+    server.answers = [(429, a_status("TooManyRequests")), (201, {"kind": "Pod"})]
+    began = time.monotonic()
+    await cluster.create(PODS, {"metadata": {"name": "a", "namespace": "team"}})
+    assert time.monotonic() - began >= 1.0, "not a moment before"
+
+
+async def test_a_wait_that_is_too_long_for_a_request_is_left_to_the_queue(
+    server: Server, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_WAIT", 0.01)
+    server.retry_after = "60"
+    server.answers = [(429, a_status("TooManyRequests"))] * module.TRIES
+    with pytest.raises(errors.ClusterError) as caught:
+        await cluster.get(PODS, "team", "a")
+    assert caught.value.retry_after == 60.0, "and the queue is told"
+
+
+async def test_a_write_that_is_done_after_the_time_out_may_have_been_done(
+    server: Server, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TIMEOUT", aiohttp.ClientTimeout(total=0.1))
+    made, hurry = [], asyncio.Event()
+
+    async def dawdle(request: web.Request) -> web.StreamResponse:
+        made.append(await request.json())
+        await hurry.wait()
+        return web.json_response({"kind": "Pod"}, status=201)
+
+    server.answers = [dawdle, (409, a_status("AlreadyExists", "there is one"))]
+    pod = {"metadata": {"name": "a", "namespace": "team"}}
+    try:
+        with pytest.raises(errors.Unanswered, match="no reply: .*Timeout"):
+            await cluster.create(PODS, pod)
+        with pytest.raises(errors.AlreadyExists):  # what the next pass finds
+            await cluster.create(PODS, pod)
+    finally:
+        hurry.set()
+    assert made == [pod] and server.counted == [("create", "pods", 0), ("create", "pods", 409)]
+
+
 async def test_no_reply_may_mean_that_it_was_done(server: Server, cluster: Cluster) -> None:
     def hang_up(request: web.Request) -> web.StreamResponse:
         assert request.transport is not None
@@ -178,3 +229,23 @@ async def test_a_kubeconfig_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_paths_of_kinds_without_a_namespace() -> None:
     assert Kind("api/v1", "pods").path() == "/api/v1/pods"
+
+
+async def test_the_operators_own_token_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kubelet renews it on disk. Every minute it is looked at; the minute is played."""
+    loader = kube_config.incluster_config
+    token, ca = tmp_path / "token", tmp_path / "ca.crt"
+    token.write_text("old")
+    ca.write_text("PEM")
+    for name, value in {"SERVICE_TOKEN_FILENAME": token, "SERVICE_CERT_FILENAME": ca}.items():
+        monkeypatch.setattr(loader, name, str(value))
+    monkeypatch.setattr(module, "TOKEN_FILE", token)
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "198.18.0.2")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "6443")
+    configuration = await load()
+    token.write_text("new")
+    assert (await configuration.auth_settings())["BearerToken"]["value"] == "bearer old"
+    later = SimpleNamespace(now=lambda: datetime.now() + timedelta(seconds=61))  # noqa: DTZ005, TID251 - as the client does
+    monkeypatch.setattr(loader, "datetime", SimpleNamespace(datetime=later, timedelta=timedelta))
+    assert (await configuration.auth_settings())["BearerToken"]["value"] == "bearer new"

@@ -18,7 +18,7 @@ from disttrain_operator.core.conditions import Type, is_true
 from disttrain_operator.core.model import Status
 from disttrain_operator.shell.errors import ClusterError, Conflict
 from disttrain_operator.shell.kinds import CLAIMS, JOBS, PODS, Raw
-from support.fake_kube import Fault, Write, crash_after, crash_before, not_arrived, reply_lost
+from support.fake_kube import Fault, Write, crash_after, crash_before, done_but_failed, not_arrived, reply_lost
 from support.operator_world import STEPS, World, pod_vanishes, process_fails
 
 Do = Callable[[], Raw | None]
@@ -108,6 +108,7 @@ WAYS: dict[str, Callable[[World], Fault]] = {
     "crash before": lambda world: crash_before,
     "crash after": lambda world: crash_after,
     "reply lost": lambda world: reply_lost,
+    "done but 500": lambda world: done_but_failed,
     "not arrived": lambda world: not_arrived,
     "conflict": conflicts,
     "deaf watch": goes_deaf,

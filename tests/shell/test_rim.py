@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import ssl
+import time
+import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,10 +20,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from disttrain_operator.shell import logs
+from disttrain_operator.shell import leader, logs
 from disttrain_operator.shell.health import HealthServer
+from disttrain_operator.shell.kinds import LEASES
 from disttrain_operator.shell.metrics import TABLE, Metrics
 from disttrain_operator.shell.tls import Certificates
+from support.fake_kube import FakeKube
 
 
 async def test_a_probe_says_what_is_wrong() -> None:
@@ -37,6 +43,40 @@ async def test_a_probe_says_what_is_wrong() -> None:
         async with session.get("/metrics") as answer:
             assert "disttrain_workqueue_depth" in await answer.text()
     await server.stop()
+
+
+async def test_while_the_loop_is_blocked_the_probe_gets_no_answer_and_the_leader_does_not_lead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By a real call that does not give the loop back; the probe comes from outside, as the kubelet's does."""
+    monkeypatch.setattr(leader, "RENEW_DEADLINE", 0.5)
+    monkeypatch.setattr(leader, "RETRY_SECONDS", 0.05)
+    kube = FakeKube()
+    leading = leader.Leader(kube, namespace="team", name="lease", identity="a")
+    server = HealthServer(Metrics(), live={"lease": leading.problem}, ready={})
+    port = await server.start("127.0.0.1", 0)
+    await leading.acquire()
+    holding = asyncio.create_task(leading.hold())
+    assert await asyncio.to_thread(probe, port, 5.0) == "ok\n" and leading()
+    with ThreadPoolExecutor(1) as kubelet:
+        probed = kubelet.submit(probe, port, 0.3)
+        time.sleep(0.7)
+        assert probed.result() == "timed out"
+        assert not leading(), "known by the clock, before anything else has run"
+        kube.change(LEASES, "team", "lease", lambda found: found["spec"].update(holderIdentity="b"))
+    with pytest.raises(leader.LeaseLost):
+        await asyncio.wait_for(holding, 5)
+    assert await asyncio.to_thread(probe, port, 5.0) == "ok\n"
+    await server.stop()
+
+
+def probe(port: int, seconds: float) -> str:
+    """As the kubelet does it."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=seconds) as answer:
+            return str(answer.read().decode())
+    except TimeoutError:
+        return "timed out"
 
 
 def test_every_metric_of_the_table_can_be_scraped() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from disttrain_contract import labels
 from disttrain_operator.shell.cache import Cache, Key
-from disttrain_operator.shell.errors import AlreadyExists, Conflict, NotFound, Unanswered
+from disttrain_operator.shell.errors import AlreadyExists, ClusterError, Conflict, NotFound, Unanswered
 from disttrain_operator.shell.kinds import CLAIMS, EVENTS, JOBS, PODS, Kind, Listed, Raw
 
 Place = tuple[str, str, str]
@@ -52,6 +52,12 @@ def crash_after(number: int, write: Write, do: Callable[[], Raw | None]) -> Raw 
 def reply_lost(number: int, write: Write, do: Callable[[], Raw | None]) -> Raw | None:
     do()
     raise Unanswered(f"{write}: no reply")
+
+
+def done_but_failed(number: int, write: Write, do: Callable[[], Raw | None]) -> Raw | None:
+    """etcd has it; what came behind that in the API server has not gone well."""
+    do()
+    raise ClusterError(f"{write}: internal error", code=500)
 
 
 def not_arrived(number: int, write: Write, do: Callable[[], Raw | None]) -> Raw | None:

@@ -1,9 +1,11 @@
-"""Tasks in which one rank goes wrong at one step without a word: it hangs, or computes nonsense."""
+"""Tasks in which one rank goes wrong at one step without a word: it hangs, leaves, or computes nonsense."""
 
 from __future__ import annotations
 
 import ctypes
 import math
+import os
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -30,6 +32,15 @@ def loop_for_ever(step: int) -> None:
 
 def sleep_for_ever(step: int) -> None:
     time.sleep(1000)
+
+
+def leave_at_once(step: int) -> None:
+    """Without a word, and as if all were well."""
+    os._exit(0)
+
+
+def leave_politely(step: int) -> None:
+    sys.exit(0)
 
 
 class LoopsBackward(torch.autograd.Function):
@@ -108,10 +119,12 @@ def flip_a_bit(model: nn.Module, step: int) -> None:
         next(model.parameters()).view(-1)[:1].view(torch.int32).bitwise_xor_(1)
 
 
-HANGS: dict[str, Callable[[int], None]] = {
+HAPPENS: dict[str, Callable[[int], None]] = {
     "holds": hold_the_interpreter,
     "loops": loop_for_ever,
     "sleeps": sleep_for_ever,
+    "leaves": leave_at_once,
+    "exits": leave_politely,
 }
 
 GRADIENTS: dict[str, type[torch.autograd.Function]] = {
@@ -122,11 +135,11 @@ GRADIENTS: dict[str, type[torch.autograd.Function]] = {
 
 
 def build(fault: str = "", rank: int = 1, at: int = 30, steps: int = 2000, pause: float = 0.0) -> Task:
-    """`fault`: see HANGS and GRADIENTS; or `nan`, `flip`."""
+    """`fault`: see HAPPENS and GRADIENTS; or `nan`, `flip`."""
     model = nn.Sequential(nn.Linear(12, 48), nn.ReLU(), nn.Linear(48, 2))
     loss: Loss = nn.functional.cross_entropy
-    if fault in HANGS:
-        loss = At(loss, rank, [at], HANGS[fault])
+    if fault in HAPPENS:
+        loss = At(loss, rank, [at], HAPPENS[fault])
     elif fault == "nan":
         loss = Spoiled(loss, rank, at)
     elif fault in GRADIENTS:

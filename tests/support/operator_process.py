@@ -58,6 +58,11 @@ class OperatorProcess:
             return reply.read().decode()
         return ""
 
+    def count(self, metric: str) -> float:
+        """Of one counter or gauge; 0 when there is none yet."""
+        found = (line.rsplit(" ", 1) for line in self.get("/metrics").splitlines())
+        return next((float(value) for name, value in found if name == f"disttrain_{metric}"), 0.0)
+
     @property
     def leads(self) -> bool:
         return "disttrain_leader 1.0" in self.get("/metrics")
@@ -98,11 +103,19 @@ class Player:
         listed = [i async for i in self.api.listing(PODS, "team", f"disttrain.dev/job={job}")]
         return [await self.api.get(PODS, "team", i.name) for i in listed]
 
-    async def kubelet_starts(self, name: str) -> Raw:
-        """The pod gets a node and an address, and runs."""
+    async def annotate(self, job: str, **annotations: str) -> None:
+        """Whatever the job's version is."""
+        headers = {"Content-Type": "application/merge-patch+json", "Authorization": "Bearer admin-token"}
+        url = self.api._configuration.host + JOBS.path("team", job)
+        reply = await self.api._rest.request("PATCH", url, headers, {"metadata": {"annotations": annotations}})  # type: ignore[no-untyped-call]
+        assert reply.status == 200, await reply.text()
+
+    async def kubelet_starts(self, name: str, bind: bool = True) -> Raw:
+        """The pod gets a node, unless a scheduler has given it one, and an address, and runs."""
         await self.until(lambda: self.api.get(PODS, "team", name))
-        binding = {"metadata": {"name": name}, "target": {"kind": "Node", "name": "node-1"}}
-        await self.api._ask("create", PODS, PODS.path("team", name, "binding"), binding)
+        if bind:
+            binding = {"metadata": {"name": name}, "target": {"kind": "Node", "name": "node-1"}}
+            await self.api._ask("create", PODS, PODS.path("team", name, "binding"), binding)
         pod = await self.api.get(PODS, "team", name)
         index = int(name.rsplit("-", 1)[1])
         ready = {

@@ -44,12 +44,54 @@ def needed() -> None:
     pytest.fail(reason, pytrace=False)
 
 
+class Part:
+    """One of its two processes, which a story may disturb."""
+
+    def __init__(self, command: list[str], log: Path) -> None:
+        self.command, self.log = command, log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(self.command, stdout=log, stderr=subprocess.STDOUT)
+
+    @property
+    def ended(self) -> bool:
+        return self._process is None or self._process.poll() is not None
+
+    def signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """Nothing of it is kept: no need to be gentle."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(20)
+
+
 @dataclass(frozen=True)
 class ApiServer:
     """Where it is and how to get in."""
 
     folder: Path
     port: int
+    etcd: Part
+    api: Part
+
+    @property
+    def data(self) -> Path:
+        """All that it knows, while etcd does not run."""
+        return self.folder / "etcd"
+
+    def ready(self) -> None:
+        """Wait until it answers."""
+        deadline = time.monotonic() + START_SECONDS
+        while "ok" not in self.kubectl("get", "--raw", "/readyz", check=False):
+            if self.etcd.ended or self.api.ended or time.monotonic() > deadline:
+                tail = self.api.log.read_text(errors="replace")[-3000:]
+                raise AssertionError(f"the API server did not start: {tail}")
+            time.sleep(0.3)
 
     def kubeconfig(self, user: str) -> Path:
         """For `admin`, or for `operator` with the chart's rights."""
@@ -87,8 +129,10 @@ def running(folder: Path) -> Iterator[ApiServer]:
 @contextmanager
 def bare(folder: Path) -> Iterator[ApiServer]:
     """Started, with nothing of ours in it; ended afterwards."""
-    ports = _free_ports(3)
-    server = ApiServer(folder, ports[2])
+    etcd, peer, port = _free_ports(3)
+    server = ApiServer(
+        folder, port, Part(_etcd(folder, etcd, peer), folder / "etcd.log"), Part(_apiserver(folder, etcd, port), folder / "apiserver.log")
+    )  # fmt: skip
     key = ec.generate_private_key(ec.SECP256R1())
     plain = serialization.NoEncryption()
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, plain)
@@ -96,20 +140,14 @@ def bare(folder: Path) -> Iterator[ApiServer]:
     (folder / "tokens").write_text(
         f'admin-token,admin,admin,"system:masters"\n{OPERATOR}-token,{OPERATOR},{OPERATOR}\n'
     )
-    processes: list[subprocess.Popen[bytes]] = []
     try:
-        for name, command in (
-            ("etcd", _etcd(folder, *ports[:2])),
-            ("apiserver", _apiserver(folder, ports[0], ports[2])),
-        ):
-            log = (folder / f"{name}.log").open("wb")
-            processes.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
-        _wait(server, processes)
+        server.etcd.start()
+        server.api.start()
+        server.ready()
         yield server
     finally:
-        for process in reversed(processes):  # nothing of it is kept: no need to be gentle
-            process.kill()
-            process.wait(20)
+        server.api.kill()
+        server.etcd.kill()
 
 
 def _etcd(folder: Path, port: int, peer: int) -> list[str]:
@@ -124,7 +162,8 @@ def _etcd(folder: Path, port: int, peer: int) -> list[str]:
 def _apiserver(folder: Path, etcd: int, port: int) -> list[str]:
     return [
         str(current_paths().bin / "kube-apiserver"), f"--etcd-servers=http://127.0.0.1:{etcd}", f"--secure-port={port}",
-        "--bind-address=127.0.0.1", f"--cert-dir={folder / 'certificates'}", f"--token-auth-file={folder / 'tokens'}",
+        "--bind-address=127.0.0.1", "--advertise-address=192.0.2.1",  # nobody asks for it; without a route it finds none
+        f"--cert-dir={folder / 'certificates'}", f"--token-auth-file={folder / 'tokens'}",
         "--authorization-mode=RBAC", "--service-account-issuer=https://localhost", "--endpoint-reconciler-type=none",
         f"--service-account-signing-key-file={folder / 'sa.key'}", f"--service-account-key-file={folder / 'sa.key'}",
         "--service-cluster-ip-range=198.19.0.0/24", "--profiling=false",
@@ -132,23 +171,34 @@ def _apiserver(folder: Path, etcd: int, port: int) -> list[str]:
     ]  # fmt: skip
 
 
-def _wait(server: ApiServer, processes: list[subprocess.Popen[bytes]]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while "ok" not in server.kubectl("get", "--raw", "/readyz", check=False):
-        dead = next((p for p in processes if p.poll() is not None), None)
-        if dead is not None or time.monotonic() > deadline:
-            tail = (server.folder / "apiserver.log").read_text(errors="replace")[-3000:]
-            raise AssertionError(f"the API server did not start: {tail}")
-        time.sleep(0.3)
-
-
 def _prepare(server: ApiServer) -> None:
-    server.kubectl("apply", "--server-side", "-f", str(REPOSITORY / "crds"))
-    server.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    with_crds(server)
     server.kubectl("create", "namespace", "disttrain-system")
+    team(server)
+    server.apply(*rights())
+
+
+def with_crds(server: ApiServer) -> None:
+    """Ours, established."""
+    server.kubectl("apply", "--server-side", "-f", str(REPOSITORY / "crds"))
+    deadline = time.monotonic() + START_SECONDS
+    wait = ("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    while "condition met" not in (
+        said := server.kubectl(*wait, check=False)
+    ):  # an error while there is no condition at all
+        assert time.monotonic() < deadline, said
+        time.sleep(0.1)
+
+
+def team(server: ApiServer) -> None:
+    """The namespace of the jobs."""
     server.kubectl("create", "namespace", "team")
     server.kubectl("create", "serviceaccount", "default", "-n", "team")  # no controller makes it
     server.kubectl("label", "namespace", "team", "pod-security.kubernetes.io/enforce=restricted")
+
+
+def rights() -> list[dict[str, Any]]:
+    """The chart's, for the user that the operator is here."""
     chart = subprocess.run(
         [
             str(current_paths().bin / "helm"), "template", "disttrain", str(REPOSITORY / "helm/disttrain"),
@@ -160,7 +210,7 @@ def _prepare(server: ApiServer) -> None:
     for found in objects:
         if found["kind"].endswith("Binding"):
             found["subjects"] = [{"kind": "User", "name": OPERATOR, "apiGroup": "rbac.authorization.k8s.io"}]
-    server.apply(*objects)
+    return objects
 
 
 def _free_ports(count: int) -> list[int]:

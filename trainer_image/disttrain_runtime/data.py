@@ -6,6 +6,7 @@ runs in this process, in a loader process, or again after a recovery.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +16,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from typing_extensions import override
 
-from disttrain_runtime.errors import TaskError
+from disttrain_runtime.errors import SharedMemoryError, TaskError
 from disttrain_runtime.generators import reseed
 from disttrain_runtime.randomness import Stream
 from disttrain_runtime.sampler import SampleOrder, Share
 from disttrain_runtime.task import Task
+
+_Fetched = tuple[Share, Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ def evaluation_batches(task: Task, shares: Iterable[Share], device: torch.device
 
 def batches(fetch: _Fetch, shares: Iterable[Share], loader_workers: int, device: torch.device) -> Iterator[Batch]:
     """Fetch share by share, in order, and move each to the device."""
-    fetched: Iterable[tuple[Share, Any, Any]] = map(fetch.__getitem__, shares)
+    fetched: Iterable[_Fetched] = map(fetch.__getitem__, shares)
     if loader_workers:
         # batch_size=None: a share is one item. A generator of its own: the loader must not draw from the model's.
         # fork: ready in milliseconds, and the dataset need not be pickled; a fresh interpreter would import torch anew.
@@ -51,8 +54,20 @@ def batches(fetch: _Fetch, shares: Iterable[Share], loader_workers: int, device:
             fetch, batch_size=None, sampler=shares, num_workers=loader_workers, collate_fn=_as_it_is,
             generator=torch.Generator(), multiprocessing_context="fork", pin_memory=device.type == "cuda",
         )  # fmt: skip
-    for share, inputs, targets in fetched:
+    for share, inputs, targets in _begun(fetched, loader_workers):
         yield Batch(share, to_device(inputs, device), to_device(targets, device))
+
+
+def _begun(fetched: Iterable[_Fetched], loader_workers: int) -> Iterator[_Fetched]:
+    """Loader processes get their locks and queues here; those live in shared memory."""
+    try:
+        return iter(fetched)
+    except OSError as error:
+        if loader_workers and error.errno == errno.ENOSPC:
+            raise SharedMemoryError(
+                "/dev/shm has no room for the loader processes: raise spec.sharedMemory, or lower num_loader_workers"
+            ) from error
+        raise
 
 
 class _Fetch(Dataset[Any]):

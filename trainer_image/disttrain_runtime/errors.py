@@ -43,6 +43,10 @@ class StorageError(WorkerError):
     exit_code = Exit.STORAGE_ERROR
 
 
+class SharedMemoryError(WorkerError):
+    """/dev/shm is full, which by itself reads like a full disk."""
+
+
 class FencedError(WorkerError):
     """A newer incarnation owns the job: this process is a leftover and must end. Nobody's fault."""
 

@@ -70,8 +70,9 @@ def _meet(place: Place, over: Callable[[], bool]) -> Store:
     if place.rank or hosted:
         _until(lambda: _answers(address, port), over, f"rank 0 cannot be reached at {address}:{port}")
     store = TCPStore(address, port, is_master=place.rank == 0 and not hosted, timeout=TIMEOUT, wait_for_workers=False)
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    here = PrefixStore(f"disttrain/{attempt}", store)
+    # Whose group this is: an address may have gone to another job's pod, and whoever still calls there counts for nothing.
+    job, attempt = os.environ.get("TORCHELASTIC_RUN_ID", ""), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    here = PrefixStore(f"disttrain/{job}/{attempt}", store)
     here.add("here", 1)
     _until(lambda: here.add("here", 0) >= place.world_size, over, "not all ranks of the group have come")
     return here

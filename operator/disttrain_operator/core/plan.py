@@ -13,6 +13,7 @@ from disttrain_contract.failures import FailureClass
 from disttrain_contract.messages import VICTIM_SECONDS
 from disttrain_operator.core import (
     admission,
+    ahead,
     conditions,
     elastic,
     failure,
@@ -57,6 +58,8 @@ def _decide(world: World, now: datetime) -> Plan:
     if (deadline := timing.active_deadline(job)) is not None and deadline <= now:
         message = f"active for longer than spec.activeDeadlineSeconds ({_seconds(job.spec.active_deadline)} s)"
         return finish.fail(world, progress.fold(world, now), now, "DeadlineExceeded", message)
+    if (pod := ahead.ahead(world)) is not None:
+        return ahead.catch_up(world, pod, now)
     if found := failure.failures(world):
         return _failed(world, found, now)
     if (stuck := failure.deadlock(world)) is not None:

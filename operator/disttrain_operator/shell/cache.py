@@ -87,11 +87,12 @@ class Cache:
         """UID → version."""
         return {s.pod.uid: s.version for pods in self._pods.values() for s in pods.values()}
 
-    def job_seen(self, found: Raw) -> Key:
-        """Take a sight of a job, unless a newer one is known."""
+    def job_seen(self, found: Raw, *, certain: bool = False) -> Key:
+        """Take a sight of a job, unless a newer one is known. A `certain` one is how it is now, whatever was known: versions go
+        back when etcd is restored from a backup."""
         key, uid, version = _identity(found, "name")
         known = self._jobs.get(key)
-        if uid not in self._gone and (known is None or not is_older(version, known.version)):
+        if uid not in self._gone and (certain or known is None or not is_older(version, known.version)):
             if known is not None and known.job.uid != uid:
                 self._key_of_job.pop(known.job.uid, None)
                 self._node_failures.pop(known.job.uid, None)

@@ -158,7 +158,7 @@ class Cluster:
             text = await reply.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self._count(verb, kind.plural, 0)
-            raise errors.Unanswered(f"{what}: no reply: {error or type(error).__name__}") from error
+            raise errors.Unanswered(f"{what}: no reply: {str(error) or type(error).__name__}") from error
         self._count(verb, kind.plural, reply.status)
         return _parse(reply.status, text, reply.headers.get("Retry-After"), what)
 

@@ -99,7 +99,7 @@ class Leader:
             async with asyncio.timeout(RENEW_DEADLINE / 2):
                 taken = await self._take()
         except (ClusterError, TimeoutError) as error:
-            log.warning("lease: %s", error or type(error).__name__)
+            log.warning("lease: %s", str(error) or type(error).__name__)
             return False
         if taken:
             self._until = started + RENEW_DEADLINE  # counted from before the request: others count from its arrival

@@ -23,6 +23,7 @@ from disttrain_runtime.checkpoint.restore import assemble, verify
 from disttrain_runtime.checkpoint.saver import Saver
 from disttrain_runtime.errors import FencedError
 from support.faulty_writer import Plan
+from support.limits import no_descriptor_left
 from support.shelf import Shelf, kill_a_leader_in_mid_save, no_commit, running, state_of, wait_for_draft
 
 pytestmark = pytest.mark.torch
@@ -180,6 +181,15 @@ def test_a_machine_without_room_for_a_process_is_a_problem_and_no_failure(
     assert "limit of processes" in problem.message
     saver.save(state_of(2.0), shelf.facts(2))
     assert isinstance(saver.finish()[0], Checkpoint)
+
+
+def test_a_rank_that_is_prepared_saves_without_a_descriptor_left(shelf: Shelf, saver: Saver) -> None:
+    """The limit is the kernel's. Writer and memory are there since the start."""
+    saver.prepare(state_of(0.0))
+    with no_descriptor_left():
+        saver.save(state_of(1.0), shelf.facts(1))
+        (event,) = saver.finish()
+    assert isinstance(event, Checkpoint) and weights(shelf, 1) == [1.0] * 64
 
 
 def test_sigterm_to_the_writer_is_not_for_it(shelf: Shelf, saver: Saver) -> None:

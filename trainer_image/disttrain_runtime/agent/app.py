@@ -252,8 +252,7 @@ class App:
                 self._supervisor.start(spec)
             except (OSError, ValueError) as error:
                 self._agent = d.started(self._agent, frozenset(live))
-                why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-                failure = cannot_start(spec.rank, spec.local_rank, spec.argv[0] if spec.argv else "", why)
+                failure = cannot_start(spec.rank, spec.local_rank, spec.argv[0] if spec.argv else "", error)
                 self._apply(d.RankEnded(spec.local_rank, failure))
                 return
             live.add(spec.local_rank)

@@ -16,8 +16,12 @@ class Board:
 
     def __init__(self) -> None:
         self._fd = os.memfd_create("rank")
-        os.ftruncate(self._fd, PAGE)
-        self._page = mmap.mmap(self._fd, PAGE)
+        try:
+            os.ftruncate(self._fd, PAGE)
+            self._page = mmap.mmap(self._fd, PAGE)
+        except OSError:
+            os.close(self._fd)
+            raise
 
     @property
     def path(self) -> str:

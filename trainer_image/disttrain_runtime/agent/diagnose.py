@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import signal
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from disttrain_contract.exits import Exit, describe, from_signal
 from disttrain_contract.failures import FailureClass
 from disttrain_contract.messages import Failure
 from disttrain_runtime.agent.last_traceback import LastTraceback, find
+from disttrain_runtime.errors import FAILED
 
 _NETWORK = re.compile(
     r"Connection (closed|reset) by peer|Broken pipe|DistNetworkError|ncclRemoteError|ncclSystemError"
@@ -31,6 +33,8 @@ _NO_PROGRAM = re.compile(
 """What the Python interpreter itself says, without a traceback, when there is nothing to run."""
 _SUDDEN = (-signal.SIGKILL, -signal.SIGTERM)
 """Nobody prints anything when these arrive: what stands in stderr is older and has nothing to do with it."""
+_USED_UP = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""What is not there now may be there again: no reason to give the job up."""
 _SHELL_NOT_EXECUTABLE, _SHELL_NOT_FOUND = 126, 127
 
 
@@ -67,14 +71,20 @@ def diagnose(death: Death) -> Failure | None:
     return _with_step(death, _judge(death, trace))
 
 
-def cannot_start(rank: int, local_rank: int, program: str, why: str) -> Failure:
+def cannot_start(rank: int, local_rank: int, program: str, error: OSError | ValueError) -> Failure:
     """The program of a rank could not even be executed."""
+    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, OSError) and error.errno in _USED_UP:
+        code, kind = FAILED, FailureClass.CODE
+        advice = "the pod has used up what it may have of processes, descriptors or memory"
+    else:
+        code, kind, advice = int(Exit.USER_ERROR), FailureClass.ENTRYPOINT, "check spec.command and the image"
     return Failure(
         rank=rank,
         local_rank=local_rank,
-        exit_code=int(Exit.USER_ERROR),
-        failure_class=FailureClass.ENTRYPOINT,
-        message=f"cannot start {program!r}: {why}; check spec.command and the image",
+        exit_code=code,
+        failure_class=kind,
+        message=f"cannot start {program!r}: {why}; {advice}",
     )
 
 

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -122,21 +122,15 @@ class RankProcess:
         self.board.close()
 
     def _spawn(self, launch: Launch) -> int:
-        out, err = os.pipe(), os.pipe()
-        self._socket, theirs = socket.socketpair()
-        try:
+        with ExitStack() as ours, ExitStack() as theirs:  # what was opened is closed again where the next is refused
+            ours.callback(self.board.close)
+            out, err = _pipe(ours, theirs), _pipe(ours, theirs)
+            self._socket, their_socket = socket.socketpair()
+            ours.callback(self._socket.close)
+            theirs.callback(their_socket.close)
             spec = replace(self.spec, environment={**self.spec.environment, env.PULSE: self.board.path})
-            pid = launch(spec, Ends(out[1], err[1], theirs.fileno()))
-        except BaseException:
-            self.board.close()
-            self._socket.close()
-            os.close(out[0])
-            os.close(err[0])
-            raise
-        finally:
-            theirs.close()
-            os.close(out[1])
-            os.close(err[1])
+            pid = launch(spec, Ends(out[1], err[1], their_socket.fileno()))
+            ours.pop_all()
         self._socket.setblocking(False)
         for fd in (out[0], err[0]):
             os.set_blocking(fd, False)
@@ -173,3 +167,10 @@ class RankProcess:
         taken = 0
         while taken < _LAST_WORDS and (count := read()):
             taken += count
+
+
+def _pipe(ours: ExitStack, theirs: ExitStack) -> tuple[int, int]:
+    reading, writing = os.pipe()
+    ours.callback(os.close, reading)
+    theirs.callback(os.close, writing)
+    return reading, writing

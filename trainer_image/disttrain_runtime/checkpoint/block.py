@@ -23,8 +23,12 @@ class Block:
     def make(cls, size: int) -> Block:
         """New memory, to read and write."""
         fd = os.memfd_create("checkpoint", os.MFD_CLOEXEC)
-        os.ftruncate(fd, size)
-        return cls(fd, mmap.mmap(fd, size))
+        try:
+            os.ftruncate(fd, size)
+            return cls(fd, mmap.mmap(fd, size))
+        except OSError:
+            os.close(fd)
+            raise
 
     @classmethod
     def attach(cls, fd: int, size: int) -> Block:
