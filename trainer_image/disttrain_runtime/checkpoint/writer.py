@@ -16,6 +16,7 @@ from disttrain_runtime.checkpoint.manifest import FileEntry, Fingerprint, Manife
 from disttrain_runtime.checkpoint.retention import to_delete
 from disttrain_runtime.checkpoint.snapshot import Snapshot
 from disttrain_runtime.checkpoint.volume import Volume
+from disttrain_runtime.errors import FencedError
 
 REASONS = {
     errno.ENOSPC: "DiskFull",
@@ -71,11 +72,21 @@ def write(volume: Volume, fence: Fence, snapshot: Snapshot, facts: Facts) -> Com
     return Committed(facts.step, digest, volume.path(facts.step), sum(e.bytes for e in entries) + len(data))
 
 
-def retire(volume: Volume, latest: int, rejected: Collection[int], keep: int, best: Sequence[int] = ()) -> None:
-    """Delete what retention no longer wants. Never fails: the commit before it counts."""
-    with suppress(OSError):
+def retire(
+    volume: Volume, fence: Fence, latest: int, rejected: Collection[int], keep: int, best: Sequence[int] = ()
+) -> None:
+    """Delete what retention no longer wants. Never fails: the commit before it counts.
+
+    Under the fence the names go, and only there: who was overtaken since its commit does not know what the next
+    incarnation goes on from. The contents go afterwards, and hold up no claim.
+    """
+    trash: list[Path] = []
+    with suppress(OSError, FencedError), fence.held():
         for step in to_delete(volume.steps(), latest, rejected, keep, best):
-            volume.try_discard(volume.path(step))
+            with suppress(OSError):
+                trash.append(volume.set_aside(volume.path(step)))
+    for path in trash:
+        volume.try_discard(path)
 
 
 def reason(error: OSError) -> str:
