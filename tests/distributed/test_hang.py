@@ -31,10 +31,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """An agent; without a URL no operator has to tell it what to do."""
     agents: list[AgentProcess] = []
 
-    def begin(*args: str, url: str = "", ca: str = "") -> AgentProcess:
+    def begin(*args: str, url: str = "", ca: str = "", timeout: float | None = None) -> AgentProcess:
         run = RunConfig(
             entrypoint="support.faulty_tasks:build", args=args, processes_per_worker=3, grace_seconds=6.0,
-            checkpoint=CheckpointConfig(every_steps=10_000),
+            checkpoint=CheckpointConfig(every_steps=10_000), hang_timeout_seconds=timeout,
         )  # fmt: skip
         agents.append(AgentProcess(tmp_path, run, url, ca, volume=tmp_path / "volume").start())
         return agents[-1]
@@ -57,6 +57,13 @@ async def failure_of(agent: AgentProcess) -> Failure:
 def rank_processes(agent: AgentProcess) -> list[int]:
     """Their process numbers, in the order of their ranks: they were forked one after the other."""
     return sorted(p for p in children(agent.pid) if b"warm_parent" not in Path(f"/proc/{p}/cmdline").read_bytes())
+
+
+def loader_of(rank: int) -> int:
+    """The process that fetches its batches: the rank's only child, as long as it is not rank 0."""
+    found = [p for task in Path(f"/proc/{rank}/task").iterdir() for p in (task / "children").read_text().split()]
+    (loader,) = map(int, found)
+    return loader
 
 
 def stacks(tmp_path: Path) -> str:
@@ -96,6 +103,27 @@ async def test_a_rank_that_computes_where_others_wait_for_it_is_named(start: Sta
     failure = await failure_of(start("--fault=backward", "--rank=2"))
     assert failure.rank == 2 and failure.stall is not None and failure.stall.busy
     assert failure.stall.phase is Phase.BACKWARD and "in loop_for_ever" in failure.message
+
+
+async def test_a_rank_whose_loader_is_stuck_is_named(start: Start) -> None:
+    """Without a limit of the job's own that takes a minute: the storage of the data may be slow."""
+    agent = start("--loaders=1", "--pause=0.01", timeout=3.0)
+    await until(lambda: "] step 1/" in agent.output, "the first step", seconds=90)
+    os.kill(loader_of(rank_processes(agent)[2]), signal.SIGSTOP)
+    failure = await failure_of(agent)
+    assert failure.rank == 2 and failure.stall is not None and failure.stall.phase is Phase.LOADING
+
+
+async def test_a_loader_that_is_killed_is_the_failure_of_its_rank(start: Start) -> None:
+    agent = start("--loaders=1", "--pause=0.01")
+    await until(lambda: "] step 1/" in agent.output, "the first step", seconds=90)
+    loader = loader_of(rank_processes(agent)[1])
+    os.kill(loader, signal.SIGKILL)
+    await until(lambda: "failed: " in agent.output, "a failure", seconds=90)
+    assert await agent.ended() == 1, agent.output
+    failure = agent.last_words.failure
+    assert failure is not None and (failure.rank, failure.failure_class) == (1, FailureClass.CODE)
+    assert f"DataLoader worker (pid {loader}) is killed by signal: Killed" in failure.traceback
 
 
 async def test_a_rank_that_is_stopped_for_a_second_goes_on(start: Start) -> None:

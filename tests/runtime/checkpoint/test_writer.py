@@ -230,7 +230,7 @@ def test_a_clean_up_that_has_begun_is_over_for_whoever_reads_next(
     ("number", "name", "advice"),
     [
         (errno.ENOSPC, "DiskFull", "enlarge the claim or lower checkpoint.keep"),
-        (errno.EDQUOT, "DiskFull", "enlarge the claim"),
+        (errno.EDQUOT, "DiskFull", "the quota of the checkpoint volume is used up"),
         (errno.EROFS, "ReadOnly", "access mode"),
         (errno.EACCES, "ReadOnly", "fsGroup"),
         (errno.EIO, "IOError", "storage behind the claim"),

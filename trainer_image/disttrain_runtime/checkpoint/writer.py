@@ -98,6 +98,8 @@ def explain(error: OSError, volume: Volume) -> str:
     """What is wrong with the volume, and how to mend it."""
     place = volume.job_dir
     match reason(error):
+        case "DiskFull" if error.errno == errno.EDQUOT:
+            return f"the quota of the checkpoint volume is used up (at {place}): ask for a larger one or lower checkpoint.keep"
         case "DiskFull":
             return f"the checkpoint volume is full ({_free(place)} free at {place}): enlarge the claim or lower checkpoint.keep"
         case "ReadOnly":
@@ -126,4 +128,6 @@ def _free(place: Path) -> str:
         status = os.statvfs(place)
     except OSError:
         return "unknown space"
+    if status.f_files and not status.f_favail:
+        return "no inode"
     return f"{status.f_bavail * status.f_frsize / 1e6:.1f} MB"
