@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -176,6 +177,7 @@ class Ranks:
         try:
             rank, item = self._events.get(timeout=max(0.01, end - time.monotonic()))
         except queue.Empty:
+            self._show_stacks()
             logs = "\n".join(f"--- rank {r}\n{self.output(r)}" for r in range(self.world))
             raise AssertionError(f"nothing happened for {DEADLINE} s\n{logs}") from None
         if item is None:
@@ -184,6 +186,13 @@ class Ranks:
         event, body = item
         self.told.messages.append((rank, event, body))
         return rank, body
+
+    def _show_stacks(self) -> None:
+        """Each that lives writes where it is into what it printed."""
+        for process in self.processes:
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGUSR2)
+        time.sleep(1)
 
     def _start(self, rank: int, env: dict[str, str]) -> Any:
         reader, writer = _context.Pipe(duplex=self._regroups)
@@ -213,6 +222,7 @@ def rank_main(env: dict[str, str], writer: Connection, log: str) -> None:
         os.fdopen(1, "w", buffering=1, closefd=False),
         os.fdopen(2, "w", buffering=1, closefd=False),
     )
+    faulthandler.register(signal.SIGUSR2)  # for a story that comes to no end
     if wire.NAMESPACE in env:
         wire.enter(env[wire.NAMESPACE])
     if USER in env:
