@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from tests.agent.harness import AgentProcess, alive, go, python, until
-from tests.channel.rig import Proxy, Rig, make_certificates, pod
+from tests.channel.rig import TO_AGENT, TO_HUB, Proxy, Rig, make_certificates, pod
 from websockets.asyncio.server import ServerConnection, serve
 
 from disttrain_contract.failures import FailureClass
@@ -197,16 +197,34 @@ async def test_a_zombie_that_comes_back_obeys_the_newer_incarnation(rig: Rig, di
     await until(lambda: not any(map(alive, ranks)))
 
 
-async def test_a_silent_network_is_noticed_and_dialled_around(rig: Rig, dialling: Dialling) -> None:
+@pytest.mark.parametrize("ways", [(), (TO_HUB,), (TO_AGENT,)], ids=["both ways", "to the operator", "to the agent"])
+async def test_a_silent_network_is_noticed_and_dialled_around(
+    rig: Rig, dialling: Dialling, ways: tuple[int, ...]
+) -> None:
+    """Also when it is cut one way only: each end counts the silence of the other."""
     proxy = Proxy(rig.port)
     agent = dialling(SLEEPER, port=await proxy.start()).start()
     ranks = await running(rig, agent)
-    proxy.freeze()
+    proxy.freeze(*ways)
     await until(lambda: proxy.dialled >= 2, "the agent to dial again")
     assert rig.view("a").lost or not rig.view("a").connected
     proxy.thaw()
     await rig.until(lambda: rig.view("a").connected)
     assert agent.ranks == ranks
+    await proxy.stop()
+
+
+async def test_on_a_slow_link_the_stream_holds_and_everything_arrives(rig: Rig, dialling: Dialling) -> None:
+    """A few kilobytes a second, and a tenth of a second later: the same stream, from the hello to the last report."""
+    proxy = Proxy(rig.port, delay=0.1)
+    agent = dialling(REPORTER, port=await proxy.start()).start()
+    ranks = await running(rig, agent)
+    first = report(rig).progress
+    await rig.until(lambda: report(rig).progress != first)
+    os.kill(ranks[0], signal.SIGKILL)
+    failure = (await reported(rig, AgentState.FAILED, 1)).failure
+    assert failure and failure.exit_code == 137
+    assert proxy.dialled == 1 and not rig.view("a").lost
     await proxy.stop()
 
 

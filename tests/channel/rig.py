@@ -20,6 +20,10 @@ from disttrain_operator.channel import AgentHub, AgentView, PodIdentity, StreamS
 
 PATIENCE = 20.0
 """How long a test waits for something that must happen. Far longer than it takes, so that a busy machine passes."""
+HOST = "operator.disttrain.test"
+"""A name that only a story about names can look up."""
+_PIECE = 512
+"""Bytes at a time on a slow link: several for a handshake or a report."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,11 @@ class Certificates:
 
 
 def make_certificates(where: Path, authority: str = "localhost") -> Certificates:
-    """Valid for a day, for 127.0.0.1 and localhost."""
+    """Valid for a day, for 127.0.0.1, localhost and HOST."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, authority)])
     now = datetime.datetime.now(datetime.UTC)  # noqa: TID251
-    hosts = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    hosts = [x509.DNSName("localhost"), x509.DNSName(HOST), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -132,13 +136,18 @@ class Rig:
         self._changed.set()
 
 
-class Proxy:
-    """Forwards bytes between agents and hub, until told to freeze: both ends then see a peer that is just silent."""
+TO_HUB, TO_AGENT = 0, 1
+"""The two ways through a proxy."""
 
-    def __init__(self, target: int) -> None:
-        self._target = target
-        self._flowing = asyncio.Event()
-        self._flowing.set()
+
+class Proxy:
+    """Forwards bytes between agents and hub, until told to freeze: an end then sees a peer that is just silent."""
+
+    def __init__(self, target: int, delay: float = 0.0) -> None:
+        """`delay`: seconds that every piece of a few bytes takes, one after the other."""
+        self._target, self._delay = target, delay
+        self._flowing = asyncio.Event(), asyncio.Event()
+        self.thaw()
         self._tasks: set[asyncio.Task[None]] = set()
         self.dialled = 0
 
@@ -148,13 +157,15 @@ class Proxy:
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
-    def freeze(self) -> None:
-        """Nothing passes, no connection ends."""
-        self._flowing.clear()
+    def freeze(self, *ways: int) -> None:
+        """Nothing passes, or nothing that way; no connection ends, and none is made."""
+        for way in ways or (TO_HUB, TO_AGENT):
+            self._flowing[way].clear()
 
     def thaw(self) -> None:
         """Everything held back passes now."""
-        self._flowing.set()
+        for way in self._flowing:
+            way.set()
 
     async def stop(self) -> None:
         """Cut everything."""
@@ -166,19 +177,21 @@ class Proxy:
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.dialled += 1
         with suppress(OSError):
-            await self._flowing.wait()
+            for way in self._flowing:
+                await way.wait()
             there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
-            for source, sink in ((reader, there_writer), (there_reader, writer)):
-                task = asyncio.create_task(self._pump(source, sink))
+            for source, sink, way in zip((reader, there_reader), (there_writer, writer), self._flowing, strict=True):
+                task = asyncio.create_task(self._pump(source, sink, way))
                 self._tasks.add(task)
             return
         writer.close()
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, way: asyncio.Event) -> None:
         with suppress(OSError):
-            while data := await source.read(65536):
-                await self._flowing.wait()
+            while data := await source.read(_PIECE if self._delay else 65536):
+                await asyncio.sleep(self._delay)
+                await way.wait()
                 sink.write(data)
                 await sink.drain()
-        await self._flowing.wait()  # an end is news, too
+        await way.wait()  # an end is news, too
         sink.close()

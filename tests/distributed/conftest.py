@@ -18,10 +18,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """An agent; without a URL no operator has to tell it what to do."""
     agents: list[AgentProcess] = []
 
-    def begin(*args: str, url: str = "", ca: str = "") -> AgentProcess:
+    def begin(*args: str, url: str = "", ca: str = "", timeout: float | None = None) -> AgentProcess:
         run = RunConfig(
             entrypoint="support.faulty_tasks:build", args=args, processes_per_worker=3, grace_seconds=6.0,
-            checkpoint=CheckpointConfig(every_steps=10_000),
+            checkpoint=CheckpointConfig(every_steps=10_000), hang_timeout_seconds=timeout,
         )  # fmt: skip
         agents.append(AgentProcess(tmp_path, run, url, ca, volume=tmp_path / "volume").start())
         return agents[-1]

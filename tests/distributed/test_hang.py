@@ -32,6 +32,13 @@ async def failure_of(agent: AgentProcess) -> Failure:
     return words.failure
 
 
+def loader_of(rank: int) -> int:
+    """The process that fetches its batches: the rank's only child, as long as it is not rank 0."""
+    found = [p for task in Path(f"/proc/{rank}/task").iterdir() for p in (task / "children").read_text().split()]
+    (loader,) = map(int, found)
+    return loader
+
+
 def stacks(tmp_path: Path) -> str:
     return (tmp_path / "volume" / "mnist" / "logs" / "incarnation-0001" / "stacks.txt").read_text()
 
@@ -69,6 +76,27 @@ async def test_a_rank_that_computes_where_others_wait_for_it_is_named(start: Sta
     failure = await failure_of(start("--fault=backward", "--rank=2"))
     assert failure.rank == 2 and failure.stall is not None and failure.stall.busy
     assert failure.stall.phase is Phase.BACKWARD and "in loop_for_ever" in failure.message
+
+
+async def test_a_rank_whose_loader_is_stuck_is_named(start: Start) -> None:
+    """Without a limit of the job's own that takes a minute: the storage of the data may be slow."""
+    agent = start("--loaders=1", "--pause=0.01", timeout=3.0)
+    await until(lambda: "] step 1/" in agent.output, "the first step", seconds=90)
+    os.kill(loader_of(rank_processes(agent)[2]), signal.SIGSTOP)
+    failure = await failure_of(agent)
+    assert failure.rank == 2 and failure.stall is not None and failure.stall.phase is Phase.LOADING
+
+
+async def test_a_loader_that_is_killed_is_the_failure_of_its_rank(start: Start) -> None:
+    agent = start("--loaders=1", "--pause=0.01")
+    await until(lambda: "] step 1/" in agent.output, "the first step", seconds=90)
+    loader = loader_of(rank_processes(agent)[1])
+    os.kill(loader, signal.SIGKILL)
+    await until(lambda: "failed: " in agent.output, "a failure", seconds=90)
+    assert await agent.ended() == 1, agent.output
+    failure = agent.last_words.failure
+    assert failure is not None and (failure.rank, failure.failure_class) == (1, FailureClass.CODE)
+    assert f"DataLoader worker (pid {loader}) is killed by signal: Killed" in failure.traceback
 
 
 async def test_a_rank_that_is_stopped_for_a_second_goes_on(start: Start) -> None:

@@ -65,6 +65,12 @@ def test_a_pod_that_the_cluster_took_down_is_lost(status: dict[str, Any]) -> Non
     assert (status.get("message") or "mnist-0") in seen.lost
 
 
+def test_a_pod_whose_kubelet_has_stopped_is_not_lost() -> None:
+    """Its node's controller takes its readiness away after 40 s, and nothing else: its ranks train, and its agent says so."""
+    unready = {"type": "Ready", "status": "False", "reason": "NodeNotReady"}
+    assert pod(a_raw_pod(phase="Running", conditions=[unready])) == pod(a_raw_pod(phase="Running"))
+
+
 def test_a_pod_that_is_being_preempted_still_has_time_to_save() -> None:
     going = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
     seen = pod(a_raw_pod(phase="Running", deleting=True, conditions=[going]))

@@ -134,7 +134,9 @@ GRADIENTS: dict[str, type[torch.autograd.Function]] = {
 }
 
 
-def build(fault: str = "", rank: int = 1, at: int = 30, steps: int = 2000, pause: float = 0.0) -> Task:
+def build(
+    fault: str = "", rank: int = 1, at: int = 30, steps: int = 2000, pause: float = 0.0, loaders: int = 0
+) -> Task:
     """`fault`: see HAPPENS and GRADIENTS; or `nan`, `flip`."""
     model = nn.Sequential(nn.Linear(12, 48), nn.ReLU(), nn.Linear(48, 2))
     loss: Loss = nn.functional.cross_entropy
@@ -155,6 +157,7 @@ def build(fault: str = "", rank: int = 1, at: int = 30, steps: int = 2000, pause
         optimizer=partial(torch.optim.AdamW, lr=0.01),
         batch_size=16,
         steps=steps,
+        num_loader_workers=loaders,
     )
 
 

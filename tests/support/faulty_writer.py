@@ -17,6 +17,7 @@ from typing import Any
 
 CHANGES = ("open", "write", "fsync", "close", "mkdir", "rename", "replace", "rmdir", "unlink")
 """The calls by which a commit changes the disk, or learns how it went."""
+_rename = os.rename
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Plan:
 
     at: int
     fault: str
-    """`kill`, `power` (what was not flushed is lost, too), or the number of an OSError."""
+    """`kill`, `power` (contents and new names that were not flushed are lost, too), or the number of an OSError."""
     calls: tuple[str, ...] = CHANGES
     lasting: bool = False
     """All calls from there on, too."""
@@ -55,6 +56,8 @@ class _Watch:
         self.plan, self.count, self.on = plan, 0, False
         self._unflushed: dict[int, int] = {}
         """Files that were created and not flushed yet: inode → a descriptor that follows them through every rename."""
+        self._unflushed_names: list[tuple[Path, Path]] = []
+        """Renames, from and to, whose folder was not flushed yet."""
 
     def armed(self, request: Any) -> Any:
         """From the first request on, every call counts."""
@@ -80,12 +83,19 @@ class _Watch:
         if name == "open" and args[1] & os.O_EXCL:  # the lock is no content, and a copy of its descriptor would hold it
             self._unflushed[os.fstat(result).st_ino] = os.dup(result)
         elif name == "fsync":
-            self._unflushed.pop(os.fstat(args[0]).st_ino, None)
+            flushed = os.fstat(args[0]).st_ino
+            self._unflushed.pop(flushed, None)
+            self._unflushed_names = [n for n in self._unflushed_names if n[1].parent.stat().st_ino != flushed]
+        elif name in ("rename", "replace"):
+            self._unflushed_names.append((Path(args[0]), Path(args[1])))
 
     def _strike(self) -> None:
         if self.plan.fault == "power":
             for fd in self._unflushed.values():
                 os.ftruncate(fd, 0)
+            for before, after in reversed(self._unflushed_names):
+                if after.exists():  # part of what it held may be gone for good
+                    _rename(after, before)
         if self.plan.fault in ("kill", "power"):
             os.kill(os.getpid(), signal.SIGKILL)
         number = int(self.plan.fault)

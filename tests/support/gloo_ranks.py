@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -12,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
@@ -31,8 +32,12 @@ from disttrain_contract.messages import (
     decode_rank_message,
     encode_order,
 )
+from support import wire
+from support.wire import Wire
 
 PRELOAD = ["disttrain_runtime.worker", "torch._dynamo", "support.gloo_tasks", "support.local_tasks"]
+USER = "STORY_USER"
+"""In a rank's environment: the number of the user that it is."""
 DEADLINE = 90.0
 """No story waits longer: the machine is slow, or a rank hangs."""
 
@@ -82,8 +87,10 @@ class Ranks:
         uid: str = "uid-1",
         regroups: bool = False,
         env: dict[str, str] | None = None,
+        wire: Wire | None = None,
     ):
-        """`regroups`: the ranks hear orders, as they do from an agent, so that they outlive their group."""
+        """`regroups`: the ranks hear orders, as they do from an agent, so that they outlive their group. `wire`: each process
+        has a place of its own there; without it, all are on loopback."""
         self.told, self.world = Told(), world
         self._events: queue.Queue[tuple[int, Any]] = queue.Queue()
         self._logs, self._silent, self._regroups = logs, 0, regroups
@@ -96,8 +103,8 @@ class Ranks:
         }  # fmt: skip
         if job_dir is not None:
             env[contract.JOB_DIR] = str(job_dir)
-        self._env = env
-        self.processes = [self._start(rank, env | place(rank, world)) for rank in range(world)]
+        self._env, self._wire = env, wire
+        self.processes = [self._start(rank, self._environment(rank, rank, leader=0)) for rank in range(world)]
 
     def __enter__(self) -> Ranks:
         return self
@@ -123,23 +130,31 @@ class Ranks:
         if number == signal.SIGKILL:
             self.processes[rank].join()
 
-    def regroup(self, incarnation: int, world: int | None = None) -> None:
-        """What agents do: every rank that lives is told its place in the next group, the others are started anew."""
-        self.hold(incarnation)
-        self._env |= {contract.INCARNATION: str(incarnation), "MASTER_PORT": str(free_port())}
-        self.world = world or self.world
-        for rank in range(self.world):
-            environment = self._env | place(rank, self.world)
-            if rank < len(self.processes) and self.processes[rank].is_alive():
-                self._order(rank, Order(incarnation=incarnation, environment=environment))
-            else:
-                self.processes[rank : rank + 1] = [self._start(rank, environment)]
+    def regroup(self, incarnation: int, world: int | None = None, seats: Sequence[int] = ()) -> None:
+        """What agents do: every rank that lives is told its place in the next group, the others are started anew.
 
-    def hold(self, incarnation: int) -> None:
-        """Tell those that live that their group is over."""
-        for rank, process in enumerate(self.processes):
-            if process.is_alive():
-                self._order(rank, Order(incarnation=incarnation))
+        `seats`: only these processes belong to it, in the order of their ranks; nobody else is told anything.
+        """
+        self.hold(incarnation, *seats)
+        self._env |= {contract.INCARNATION: str(incarnation), "MASTER_PORT": str(free_port())}
+        self.world = world or len(seats) or self.world
+        for rank, number in enumerate(seats or range(self.world)):
+            environment = self._environment(rank, number, leader=seats[0] if seats else 0)
+            if number < len(self.processes) and self.processes[number].is_alive():
+                self._order(number, Order(incarnation=incarnation, environment=environment))
+            else:
+                self.processes[number : number + 1] = [self._start(number, environment)]
+
+    def hold(self, incarnation: int, *who: int) -> None:
+        """Tell those that live, or these of them, that their group is over."""
+        for number, process in enumerate(self.processes):
+            if process.is_alive() and number in (who or range(len(self.processes))):
+                self._order(number, Order(incarnation=incarnation))
+
+    def _environment(self, rank: int, number: int, leader: int) -> dict[str, str]:
+        """The environment of a process that is this rank now."""
+        wired = self._wire.environment(number, leader) if self._wire is not None else {}
+        return self._env | place(rank, self.world) | wired
 
     def _order(self, rank: int, order: Order) -> None:
         os.write(self._sockets[rank].fileno(), encode_order(order))
@@ -162,6 +177,7 @@ class Ranks:
         try:
             rank, item = self._events.get(timeout=max(0.01, end - time.monotonic()))
         except queue.Empty:
+            self._show_stacks()
             logs = "\n".join(f"--- rank {r}\n{self.output(r)}" for r in range(self.world))
             raise AssertionError(f"nothing happened for {DEADLINE} s\n{logs}") from None
         if item is None:
@@ -170,6 +186,13 @@ class Ranks:
         event, body = item
         self.told.messages.append((rank, event, body))
         return rank, body
+
+    def _show_stacks(self) -> None:
+        """Each that lives writes where it is into what it printed."""
+        for process in self.processes:
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGUSR2)
+        time.sleep(1)
 
     def _start(self, rank: int, env: dict[str, str]) -> Any:
         reader, writer = _context.Pipe(duplex=self._regroups)
@@ -199,6 +222,12 @@ def rank_main(env: dict[str, str], writer: Connection, log: str) -> None:
         os.fdopen(1, "w", buffering=1, closefd=False),
         os.fdopen(2, "w", buffering=1, closefd=False),
     )
+    faulthandler.register(signal.SIGUSR2)  # for a story that comes to no end
+    if wire.NAMESPACE in env:
+        wire.enter(env[wire.NAMESPACE])
+    if USER in env:
+        os.setgroups([])
+        os.setresuid(*[int(env[USER])] * 3)
     os.environ.update(env | {contract.REPORT_FD: str(writer.fileno())})
     from disttrain_runtime.worker import leave, main
 

@@ -25,12 +25,16 @@ class Orders:
     """The rank's end. Orders are levels: only the newest counts."""
 
     def __init__(self, fd: int, on_newer: Callable[[], None]) -> None:
-        """`on_newer` is called on the listening thread: at a newer order, and from time to time after it."""
+        """`on_newer` is called on the listening thread: at a newer order, and from time to time after it. Not before `listen`:
+        an order may lie there already, and whoever is called must be ready for it."""
         self._on_newer = on_newer
         self._changed = threading.Condition()
         self._newest: Order | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._listen, args=(fd,), name="orders", daemon=True)
+
+    def listen(self) -> None:
+        """From now on."""
         self._thread.start()
 
     def newer_than(self, incarnation: int) -> bool:

@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import torch
@@ -25,7 +25,7 @@ TIMEOUT = timedelta(minutes=30)
 """torch's own default for gloo. A dead peer is seen at once by its closed connection; this only ends what nobody watches."""
 CONNECT = timedelta(seconds=10)
 """For everybody to connect to everybody, once all are there. Who dies in these milliseconds is not always noticed."""
-_KNOCK_SECONDS = 1.0
+_KNOCK = timedelta(seconds=1)
 """A node that is cut off swallows the knock; meanwhile nobody looks whether a newer group is called for."""
 _PAUSE = 0.002
 """Between two looks: what the whole meeting takes when everybody is there."""
@@ -67,15 +67,34 @@ def _meet(place: Place, over: Callable[[], bool]) -> Store:
         return HashStore()  # alone there is no address to meet at
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun has a store there already
-    if place.rank or hosted:
-        _until(lambda: _answers(address, port), over, f"rank 0 cannot be reached at {address}:{port}")
-    store = TCPStore(address, port, is_master=place.rank == 0 and not hosted, timeout=TIMEOUT, wait_for_workers=False)
+    leads = place.rank == 0 and not hosted
+    store = _open(address, port, CONNECT, leads=True) if leads else _join(address, port, over)
+    store.set_timeout(TIMEOUT)
     # Whose group this is: an address may have gone to another job's pod, and whoever still calls there counts for nothing.
     job, attempt = os.environ.get("TORCHELASTIC_RUN_ID", ""), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     here = PrefixStore(f"disttrain/{job}/{attempt}", store)
     here.add("here", 1)
     _until(lambda: here.add("here", 0) >= place.world_size, over, "not all ranks of the group have come")
     return here
+
+
+def _open(address: str, port: int, timeout: timedelta, *, leads: bool = False) -> TCPStore:
+    return TCPStore(address, port, is_master=leads, timeout=timeout, wait_for_workers=False)
+
+
+def _join(address: str, port: int, over: Callable[[], bool]) -> TCPStore:
+    """Rank 0's store. Who answers at its address may be somebody else, or rank 0 of a group that is over: the library would
+    try the same again for as long as its time-out, and hear no order meanwhile."""
+    found: list[TCPStore] = []
+
+    def joined() -> bool:
+        if _answers(address, port):
+            with suppress(RuntimeError):
+                found.append(_open(address, port, _KNOCK))
+        return bool(found)
+
+    _until(joined, over, f"rank 0 cannot be reached at {address}:{port}")
+    return found[0]
 
 
 def _until(true: Callable[[], bool], over: Callable[[], bool], otherwise: str) -> None:
@@ -88,7 +107,7 @@ def _until(true: Callable[[], bool], over: Callable[[], bool], otherwise: str) -
 
 def _answers(address: str, port: int) -> bool:
     try:
-        socket.create_connection((address, port), timeout=_KNOCK_SECONDS).close()
+        socket.create_connection((address, port), timeout=_KNOCK.total_seconds()).close()
     except OSError:
         return False
     return True

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import torch
@@ -44,11 +44,13 @@ class Worker:
         self.reporter = Reporter(config.report_fd, print_line, time.monotonic)
         self.training: Training | None = None
         self._guard = threading.Lock()
-        """Held while connections are cut, so that they are never those of the next group."""
+        """Held while it is decided to cut connections, and while they are cut, so that they are never those of the next group."""
         self._connections: Connections | None = None
         """Of the present group; None between two groups."""
         fd = config.report_fd
         self.orders = Orders(fd, self._heard) if fd is not None and can_hear(fd) else None
+        if self.orders is not None:
+            self.orders.listen()
 
     def run(self) -> int:
         """Build, meet the others, train. The task is built first: a mistake in it needs nobody else to be found."""
@@ -83,7 +85,7 @@ class Worker:
 
     def _train(self, training: Training) -> bool:
         self.pulse.begin()
-        self._connections = Connections()
+        self._connect(Connections())
         self.pulse.enter(Phase.MEETING)
         group = form_group(self.config.place, self._is_over)
         self.pulse.enter(Phase.STARTING)
@@ -99,10 +101,10 @@ class Worker:
         training = self.training
         if self.orders is None or training is None or training.stop.asked or not is_victim(error):
             return False
-        self._break()
-        leave_group()
         with self._guard:
-            self._connections = None
+            self._break()
+        leave_group()
+        self._connect(None)
         self.reporter.holding(self.config.identity.incarnation, self._failure(judge(error)))
         if self._take_place(self.config.identity.incarnation):
             return True
@@ -133,13 +135,17 @@ class Worker:
 
     def _heard(self) -> None:
         """On the listening thread: end the wait of the rank's own thread."""
-        self._break(self._is_over)
-
-    def _break(self, over: Callable[[], bool] = lambda: True) -> None:
-        """`over` is asked when nobody can change the group any more: the next one must not be cut for the last one's end."""
         with self._guard:
-            if self._connections is not None and over():
-                break_group(self._connections)
+            if self._is_over():
+                self._break()
+
+    def _connect(self, connections: Connections | None) -> None:
+        with self._guard:
+            self._connections = connections
+
+    def _break(self) -> None:
+        if self._connections is not None:
+            break_group(self._connections)
 
     def fail(self, error: BaseException) -> int:
         """Say what happened, let go of the peers at once, and give the exit code."""

@@ -199,6 +199,27 @@ def test_a_copy_that_is_overtaken_in_the_middle_is_not_committed(
     assert good(store) == [10]
 
 
+def test_a_clean_up_that_is_overtaken_removes_nothing_any_more(
+    shelf: Shelf, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next incarnation found the newest copy damaged, took an older one, and made one of its own."""
+    old = copied(shelf, store, 10, 30)
+    honest = store.folders
+
+    def folders(path: str) -> Any:
+        monkeypatch.setattr(store, "folders", honest)
+        store.put(f"checkpoints/{folder_name(30, shelf.fence.claimant)}/model.safetensors", b"damaged")
+        fresh, got = fetched(shelf, store, Holder("uid", 2))
+        assert got.step == 10
+        committed(fresh, 20)
+        Remote(store, fresh.fence).copy(fresh.volume, 20, KEEP)
+        return honest(path)
+
+    monkeypatch.setattr(store, "folders", folders)
+    old._retire(old.claim(), 30, keep=1)
+    assert good(store) == [30, 20, 10]
+
+
 def test_a_manifest_that_an_old_incarnation_writes_late_is_not_believed(shelf: Shelf, store: Store) -> None:
     """The one moment that no check can close: it looked, was overtaken, and wrote. Its folder carries its own mark."""
     old, seen = Remote(store, shelf.fence), committed(shelf, 500)

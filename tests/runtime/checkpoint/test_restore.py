@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -17,7 +19,7 @@ pytest.importorskip("torch")
 from disttrain_runtime.checkpoint.manifest import FileEntry, Fingerprint, decode, encode
 from disttrain_runtime.checkpoint.opening import search
 from disttrain_runtime.checkpoint.restore import assemble, newest
-from disttrain_runtime.errors import ForeignCheckpointError
+from disttrain_runtime.errors import ForeignCheckpointError, StorageError
 from support.shelf import SAMPLING, Shelf
 
 pytestmark = pytest.mark.torch
@@ -79,6 +81,70 @@ def test_a_damaged_one_is_skipped_with_a_reason_and_the_one_before_it_wins(
     (sentence,) = found.skipped
     assert sentence.startswith("step 20: ")
     assert why in sentence
+
+
+class Unreadable:
+    """An open file on a sick disk."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def __enter__(self) -> Unreadable:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def read(self, size: int) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "structure.json", "model.safetensors"])
+@pytest.mark.parametrize("call", ["open", "read"])
+def test_one_that_the_disk_cannot_read_is_skipped_and_the_one_before_it_wins(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, name: str, call: str
+) -> None:
+    """Nothing is concluded from it but that: it stays where it is."""
+    shelf.save(10)
+    sick = (shelf.save(20) / name).stat().st_ino
+    real_open, real_file = os.open, os.fdopen
+
+    def opened(path: str, flags: int, *args: Any, **kwargs: Any) -> int:
+        fd = real_open(path, flags, *args, **kwargs)
+        if call == "open" and os.fstat(fd).st_ino == sick:
+            os.close(fd)
+            raise OSError(errno.EIO, "Input/output error")
+        return fd
+
+    def file(fd: int, mode: str) -> Any:
+        found = real_file(fd, mode)
+        return Unreadable(found) if call == "read" and os.fstat(fd).st_ino == sick else found
+
+    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(os, "fdopen", file)
+    found = newest(shelf.volume, shelf.expected)
+    assert found.verified is not None and found.verified.manifest.step == 10
+    assert found.rejected == {20} and found.skipped[0].startswith(f"step 20: {name} cannot be {call}")
+    assert "Input/output error" in found.skipped[0]
+    assert shelf.volume.steps() == (20, 10)
+
+
+def test_a_folder_that_the_disk_cannot_list_ends_the_start_with_a_reason(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That nothing can be seen is not that nothing is there."""
+    shelf.save(10)
+    monkeypatch.setattr(os, "listdir", lambda path: _fail())
+    monkeypatch.setattr(os, "scandir", lambda path: _fail())
+    with pytest.raises(StorageError, match="training was not started.*Input/output error"):
+        search(shelf.volume, shelf.expected)
+
+
+def _fail() -> Any:
+    raise OSError(errno.EIO, "Input/output error")
 
 
 def forge(folder: Path, name: str, data: bytes) -> None:

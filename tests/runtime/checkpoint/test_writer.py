@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def commits_of(
         failing = Failing(patch, at, error)
         try:
             write(volume, fence, snapshot(2), facts(2))
-            retire(volume, 2, (), keep=1)
+            retire(volume, fence, 2, (), keep=1)
         except (Crash, OSError):
             return volume, failing, False
         return volume, failing, True
@@ -182,18 +183,54 @@ def test_retention_runs_after_the_commit_and_forgives_what_cannot_be_deleted(
     for step in (1, 2, 3, 4):
         write(volume, fence, snapshot(step), facts(step))
     monkeypatch.setattr(os, "rename", lambda *_a, **_k: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
-    retire(volume, 4, (), keep=2)
+    retire(volume, fence, 4, (), keep=2)
     assert volume.steps() == (4, 3, 2, 1)
     monkeypatch.undo()
-    retire(volume, 4, (), keep=2)
+    retire(volume, fence, 4, (), keep=2)
     assert volume.steps() == (4, 3)
+
+
+def test_an_overtaken_writer_cleans_nothing_up(tmp_path: Path) -> None:
+    """It was stopped between its commit and its clean-up. What it committed turned out to be damaged, so the next incarnation
+    went on from an older one: the only ones that are good now are those that the old writer thinks it may delete."""
+    volume, old = opened(tmp_path / "mnist")
+    for step in (10, 30):
+        write(volume, old, snapshot(step), facts(step))
+    successor, new = opened(tmp_path / "mnist", incarnation=2)
+    write(successor, new, snapshot(20), facts(20))
+    retire(volume, old, 30, (), keep=1)
+    assert volume.steps() == (30, 20, 10)
+    retire(successor, new, 20, {30}, keep=1)
+    assert volume.steps() == (30, 20), "the owner's clean-up is its own business"
+
+
+def test_a_clean_up_that_has_begun_is_over_for_whoever_reads_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A claim waits for the names to go, and no longer: who reads never finds a folder that is half deleted, and need not wait
+    for gigabytes to be deleted either."""
+    volume, fence = opened(tmp_path / "mnist")
+    for step in (10, 20, 30):
+        write(volume, fence, snapshot(step), facts(step))
+    seen: list[tuple[int, ...]] = []
+    real = shutil.rmtree
+
+    def slowly(path: Path) -> None:
+        opened(tmp_path / "mnist", incarnation=2)
+        seen.append(volume.steps())
+        real(path)
+
+    monkeypatch.setattr(shutil, "rmtree", slowly)
+    retire(volume, fence, 30, (), keep=1)
+    assert seen == [(30,), (30,)]
+    assert [path.name for path in volume.checkpoints.iterdir()] == ["step-00000030"]
 
 
 @pytest.mark.parametrize(
     ("number", "name", "advice"),
     [
         (errno.ENOSPC, "DiskFull", "enlarge the claim or lower checkpoint.keep"),
-        (errno.EDQUOT, "DiskFull", "enlarge the claim"),
+        (errno.EDQUOT, "DiskFull", "the quota of the checkpoint volume is used up"),
         (errno.EROFS, "ReadOnly", "access mode"),
         (errno.EACCES, "ReadOnly", "fsGroup"),
         (errno.EIO, "IOError", "storage behind the claim"),

@@ -79,9 +79,10 @@ def good(volume: Volume) -> list[int]:
 
 @pytest.mark.parametrize("fault", ["kill", "power"])
 def test_a_writer_may_die_at_any_call_of_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
-    """SIGKILL, or the power goes and takes along what was not flushed. Afterwards the old checkpoint is there or the new
-    one, whole; the folder of a committed step is never a torn one; and the next incarnation saves as if nothing was."""
-    outcomes = []
+    """SIGKILL, or the power goes and takes along what was not flushed: contents and renames. Afterwards the old checkpoint is
+    there or the new one, whole. The folder of a step is never a torn one, but for one thing: of a folder that was being
+    deleted behind the new one, the name may come back. The next incarnation saves as if nothing was."""
+    outcomes, came_back = [], set[int]()
     for at in range(1, 200):
         job_dir = tmp_path / f"job-{at}"
         first = request_of(job_dir, 1, incarnation=1)
@@ -90,7 +91,9 @@ def test_a_writer_may_die_at_any_call_of_a_commit(tmp_path: Path, monkeypatch: p
             patch.setattr(writer_process, "PROGRAM", Plan(at=at, fault=fault).program())
             through = save(job_dir, 2, incarnation=2) is not None
         volume = Volume(job_dir)
-        assert good(volume) == list(volume.steps()), f"at call {at} a torn folder had the name of a checkpoint"
+        torn = set(volume.steps()) - set(good(volume))
+        assert torn <= ({1} if fault == "power" and 2 in good(volume) else set()), f"torn at call {at}: {torn}"
+        came_back |= torn
         outcomes.append(max(good(volume)))
         assert isinstance(save(job_dir, 3, incarnation=3), Checkpoint), f"after call {at}"
         assert [path.name for path in volume.checkpoints.iterdir()] == ["step-00000003"], f"after call {at}"
@@ -100,6 +103,7 @@ def test_a_writer_may_die_at_any_call_of_a_commit(tmp_path: Path, monkeypatch: p
     assert outcomes == sorted(outcomes), "first the old one, from the rename on the new one"
     assert set(outcomes) == {1, 2}
     assert len(outcomes) > FEWEST
+    assert came_back == ({1} if fault == "power" else set()), "renames are lost in this story"
 
 
 def test_an_error_ends_the_save_and_not_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,13 +159,18 @@ class Remote:
             yield piece
 
     def _retire(self, claim: Claim, latest: int, keep: int) -> None:
-        """What retention no longer wants, and what never became a checkpoint. Never fails: the commit before it counts."""
+        """What retention no longer wants, and what never became a checkpoint. Never fails: the commit before it counts.
+
+        A store has no lock, so the claim is looked at before each removal, behind the listing: what is removed was there
+        before anybody else could have put it there.
+        """
         with suppress(Exception):
             good = believed(self._complete(), claim)
             old = to_delete({step_of(n) or 0 for n in good}, latest, (), keep)
             kept = {n for n in good if step_of(n) not in old}
             for name in self._store.folders(CHECKPOINTS):
                 if step_of(name) is not None and name not in kept:
+                    self._require_mine()
                     self._store.remove(f"{CHECKPOINTS}/{name}", first=MANIFEST)
 
     def _complete(self) -> tuple[str, ...]:

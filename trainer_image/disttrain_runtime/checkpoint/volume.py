@@ -60,12 +60,14 @@ class Volume:
             self.discard(target)  # perhaps not on the disk: counts as lost
             raise
 
+    def set_aside(self, path: Path) -> Path:
+        """Take a folder its name, and give the new one: it is no checkpoint any more."""
+        return path.rename(path.with_name(f"{REMOVING}{uuid.uuid4().hex[:8]}"))
+
     def discard(self, path: Path) -> None:
         """Remove a folder: first its name, so that a half-removed one is never taken for a checkpoint."""
-        trash = path if path.name.startswith(REMOVING) else path.with_name(f"{REMOVING}{uuid.uuid4().hex[:8]}")
         try:
-            if trash != path:
-                path.rename(trash)
+            trash = path if path.name.startswith(REMOVING) else self.set_aside(path)
             if stat.S_ISDIR(os.lstat(trash).st_mode):
                 shutil.rmtree(trash)
             else:

@@ -16,6 +16,7 @@ from disttrain_runtime.checkpoint.manifest import FileEntry, Fingerprint, Manife
 from disttrain_runtime.checkpoint.retention import to_delete
 from disttrain_runtime.checkpoint.snapshot import Snapshot
 from disttrain_runtime.checkpoint.volume import Volume
+from disttrain_runtime.errors import FencedError
 
 REASONS = {
     errno.ENOSPC: "DiskFull",
@@ -71,11 +72,21 @@ def write(volume: Volume, fence: Fence, snapshot: Snapshot, facts: Facts) -> Com
     return Committed(facts.step, digest, volume.path(facts.step), sum(e.bytes for e in entries) + len(data))
 
 
-def retire(volume: Volume, latest: int, rejected: Collection[int], keep: int, best: Sequence[int] = ()) -> None:
-    """Delete what retention no longer wants. Never fails: the commit before it counts."""
-    with suppress(OSError):
+def retire(
+    volume: Volume, fence: Fence, latest: int, rejected: Collection[int], keep: int, best: Sequence[int] = ()
+) -> None:
+    """Delete what retention no longer wants. Never fails: the commit before it counts.
+
+    Under the fence the names go, and only there: who was overtaken since its commit does not know what the next
+    incarnation goes on from. The contents go afterwards, and hold up no claim.
+    """
+    trash: list[Path] = []
+    with suppress(OSError, FencedError), fence.held():
         for step in to_delete(volume.steps(), latest, rejected, keep, best):
-            volume.try_discard(volume.path(step))
+            with suppress(OSError):
+                trash.append(volume.set_aside(volume.path(step)))
+    for path in trash:
+        volume.try_discard(path)
 
 
 def reason(error: OSError) -> str:
@@ -87,6 +98,8 @@ def explain(error: OSError, volume: Volume) -> str:
     """What is wrong with the volume, and how to mend it."""
     place = volume.job_dir
     match reason(error):
+        case "DiskFull" if error.errno == errno.EDQUOT:
+            return f"the quota of the checkpoint volume is used up (at {place}): ask for a larger one or lower checkpoint.keep"
         case "DiskFull":
             return f"the checkpoint volume is full ({_free(place)} free at {place}): enlarge the claim or lower checkpoint.keep"
         case "ReadOnly":
@@ -115,4 +128,6 @@ def _free(place: Path) -> str:
         status = os.statvfs(place)
     except OSError:
         return "unknown space"
+    if status.f_files and not status.f_favail:
+        return "no inode"
     return f"{status.f_bavail * status.f_frsize / 1e6:.1f} MB"

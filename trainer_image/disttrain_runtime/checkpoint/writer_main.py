@@ -65,7 +65,7 @@ def _sweep(volume: Volume, fence: Fence) -> None:
 
 def _save(request: SaveRequest, volume: Volume, fence: Fence) -> Checkpoint:
     committed = write(volume, fence, request.snapshot, request.facts)
-    retire(volume, committed.step, request.rejected, request.keep, request.best)
+    retire(volume, fence, committed.step, request.rejected, request.keep, request.best)
     return Checkpoint(
         step=committed.step,
         digest=committed.digest,
