@@ -96,13 +96,15 @@ def one_process(secret: bytes, span: Span) -> dict[str, torch.Tensor]:
     return dict(task.model.state_dict())
 
 
-@pytest.mark.parametrize("accumulate", [1, 3])
-def test_three_ranks_train_what_the_formula_says_sample_by_sample(tmp_path: Path, accumulate: int) -> None:
+@pytest.mark.parametrize(("world", "accumulate"), [(2, 2), (3, 3), (4, 1)])
+def test_any_number_of_ranks_trains_what_the_formula_says_sample_by_sample(
+    tmp_path: Path, world: int, accumulate: int
+) -> None:
     """Batches are drawn by chance: of any size, so that ranks may go without."""
     config = replace(TASK, strategy=StrategyConfig(privacy=PRIVACY, accumulate=accumulate))
-    told = run(tmp_path, volume(tmp_path, "job"), config, world=3).told
+    told = run(tmp_path, volume(tmp_path, "job"), config, world=world).told
     (span,) = book(tmp_path / "job").spans
-    assert (span.world_size, span.first, span.end) == (3, 0, STEPS)
+    assert (span.world_size, span.first, span.end) == (world, 0, STEPS)
     expected = one_process(b"s" * 32, span)
     found = load_file(tmp_path / "job" / "checkpoints" / f"step-{STEPS:08d}" / "model.safetensors")
     for name, value in expected.items():
