@@ -18,10 +18,12 @@ from safetensors.torch import load_file
 from disttrain_contract.env import CheckpointConfig, EvaluationConfig, RunConfig
 from disttrain_contract.messages import Progress, Restore
 from disttrain_contract.strategy import Privacy, StrategyConfig
+from disttrain_runtime.errors import EntrypointError
 from disttrain_runtime.generators import reseed
 from disttrain_runtime.privacy import Span, noise_seed, poisson
 from disttrain_runtime.privacy_ledger import Book, decode
 from disttrain_runtime.randomness import Stream
+from disttrain_runtime.strategies import make_strategy
 from support.gloo_ranks import Door, Ranks, digests
 from support.gloo_tasks import build
 
@@ -112,6 +114,11 @@ def test_any_number_of_ranks_trains_what_the_formula_says_sample_by_sample(
     assert told.progress.metrics["epsilon"] == pytest.approx(opacus_says(STEPS), rel=1e-9)
     assert told.progress.loss is None, "the loss on training data is not covered by epsilon, so nobody is told"
     assert '"loss"' not in (tmp_path / "job" / "metrics.jsonl").read_text()
+
+
+def test_recomputed_layers_are_refused_because_each_sample_would_be_seen_twice() -> None:
+    with pytest.raises(EntrypointError, match="opacus would see each layer run twice"):
+        make_strategy(StrategyConfig(privacy=PRIVACY, activation_checkpointing=True), build(norm=False), torch.device("cpu"))
 
 
 def test_a_death_in_the_middle_changes_neither_the_model_nor_what_is_spent(tmp_path: Path) -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from disttrain_contract.strategy import NONE, Parallelism, StrategyConfig
 from disttrain_runtime.data import training_batches
 from disttrain_runtime.pipeline.balance import CHUNKS
+from disttrain_runtime.precision import KEY
 from disttrain_runtime.sampler import SampleOrder
+from disttrain_runtime.strategies.parted import Parted
+from disttrain_runtime.strategies.replica import Replica
 from disttrain_runtime.task import Task
 from support.split_tasks import build, build_sequences
 from support.strategy_stories import Meet, Run
@@ -57,9 +63,11 @@ class Way:
         """The same on every rank, and without chance."""
         torch.manual_seed(3)
         sizes: dict[str, Any] = {"steps": STEPS, "batch_size": self.batch_size, "samples": self.samples}
-        if self.sequences:
-            return build_sequences(**sizes)
-        return build(blocks=BLOCKS, width=12, planned=True, **sizes)
+        task = build_sequences(**sizes) if self.sequences else build(blocks=BLOCKS, width=12, planned=True, **sizes)
+        if self.config.precision == "fp32":
+            return task
+        # AdamW would not see whether gradients are their true size, and makes whole steps of what rounding leaves of small ones
+        return replace(task, optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9))
 
 
 def drawn(world: int, count: int, seed: str) -> Iterator[Way]:
@@ -110,6 +118,8 @@ def fits(schedule: str, microbatches: int, stages: int) -> bool:
 def trained(meet: Meet, way: Way) -> dict[str, Any] | None:
     """The whole model, on rank 0, as lists: tensors would travel in memory that ends with their process."""
     run = Run(meet, way.config, way.task(), per_worker=way.per_worker)
+    if way.config.precision == "fp16":
+        _scale(run, 2.0**10)  # or the first step overflows in a large piece of a batch and not in a small one
     whole = run.train(range(STEPS)).strategy.whole()
     run.done()
     return {name: tensor.tolist() for name, tensor in whole["model"].items()} if run.group.leads else None
@@ -130,3 +140,43 @@ def one_process(way: Way) -> dict[str, Tensor]:
         optimizer.step()
         schedule.step()
     return task.model.state_dict()
+
+
+def overflowing(meet: Meet, way: Way, victim: int) -> tuple[list[float], bool, bool]:
+    """Two steps, then one whose gradient overflows in the part of one rank, then that again, and again from a copy made between.
+
+    The scale before, after one, after two, and after the copy came back; whether this rank's part stayed as it was; whether it
+    moved in a step without overflow."""
+    run = Run(meet, way.config, way.task(), per_worker=way.per_worker).train(range(2))
+    strategy = run.strategy
+    assert isinstance(strategy, Parted)
+    quiet, update = strategy.update, partial(_spoilt, strategy, strategy.update)
+    before, scales = deepcopy(strategy.part_state()), [strategy.precision.scale]
+    strategy.update = update if run.group.rank == victim else quiet  # type: ignore[method-assign]
+    run.train(range(2, 3))
+    scales.append(strategy.precision.scale)
+    copy = deepcopy(strategy.part_state())
+    stayed = _same(before, copy)
+    run.train(range(3, 4))
+    scales.append(strategy.precision.scale)
+    strategy.load_part(copy)
+    scales.append(strategy.precision.scale)
+    strategy.update = quiet  # type: ignore[method-assign]
+    run.train(range(3, 4)).done()
+    return scales, stayed, not _same(before, strategy.part_state())
+
+
+def _scale(run: Run, scale: float) -> None:
+    assert isinstance(run.strategy, Replica)
+    state = run.strategy.precision.state()
+    run.strategy.precision.load({KEY: {**state[KEY], "scale": scale}})
+
+
+def _spoilt(strategy: Parted, update: Callable[[], bool]) -> bool:
+    gradient = next(p.grad for p in strategy.model.parameters() if p.grad is not None and p.grad.numel())
+    (gradient.to_local() if isinstance(gradient, DTensor) else gradient).fill_(torch.inf)
+    return update()
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(torch.equal(value, other["model"][name]) for name, value in one["model"].items())
