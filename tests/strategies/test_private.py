@@ -118,7 +118,9 @@ def test_any_number_of_ranks_trains_what_the_formula_says_sample_by_sample(
 
 def test_recomputed_layers_are_refused_because_each_sample_would_be_seen_twice() -> None:
     with pytest.raises(EntrypointError, match="opacus would see each layer run twice"):
-        make_strategy(StrategyConfig(privacy=PRIVACY, activation_checkpointing=True), build(norm=False), torch.device("cpu"))
+        make_strategy(
+            StrategyConfig(privacy=PRIVACY, activation_checkpointing=True), build(norm=False), torch.device("cpu")
+        )
 
 
 def test_a_death_in_the_middle_changes_neither_the_model_nor_what_is_spent(tmp_path: Path) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch")
 
 import torch
+from tests.strategies.test_pipeline import STEPS, TASK, run
 
 from disttrain_contract.strategy import Parallelism, StrategyConfig
 from disttrain_runtime.precision import KEY, Precision
 from support.gloo_group import together
+from support.gloo_ranks import digests
 from support.mesh_stories import Way, overflowing, trained
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(120)]
@@ -72,3 +75,13 @@ def test_the_scale_grows_again_as_it_does_where_a_rank_has_the_whole_model() -> 
         assert ours.scale == torchs.scale, step
     assert ours.state()[KEY] == torchs.state()[KEY]
     assert ours.scale == 2.0**16
+
+
+def test_a_checkpoint_holds_the_scale(tmp_path: Path) -> None:
+    """With the number of quiet steps behind it: forgotten, the last checkpoint would count two and not twelve."""
+    config = replace(TASK, strategy=WAYS["shard"].config)
+    run(tmp_path, "quiet", config, 2)
+    for incarnation, until in enumerate((10, STEPS), start=1):
+        stop = replace(config, args=(*config.args, f"--until={until}"))
+        run(tmp_path, "job", stop, 2, incarnation=incarnation)
+    assert digests(tmp_path / "job", STEPS) == digests(tmp_path / "quiet", STEPS)
