@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,16 @@ from disttrain.api.strategy import Strategy
 def complaints(spec: dict[str, Any]) -> list[str]:
     """What the API server would say about `spec.strategy`, with the schema's defaults filled in as it does."""
     filled = Strategy.model_validate(spec).model_dump(by_alias=True, exclude_none=True)
-    node = crd.crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["strategy"]
     found: list[str] = []
-    judge(node, filled, found)
+    judge(spec_node()["properties"]["strategy"], filled, found)
     return found
+
+
+@cache
+def spec_node() -> dict[str, Any]:
+    """The schema of `spec`. Making it takes longer than asking its rules."""
+    node: dict[str, Any] = crd.crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    return node
 
 
 def judge(node: dict[str, Any], value: Any, found: list[str]) -> None:
@@ -113,12 +120,11 @@ def verdict(row: str, column: str) -> str:
     }
     if row == "privacy of workers":  # it is with one of these, or with nothing
         job = merged(job, by("modelAveraging"))
-    node = crd.crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     found = set()
     for one, other in product(WAYS[row], WAYS[column]):
         spec = DistTrainJobSpec.model_validate(merged(merged(job, one), other))
         said: list[str] = []
-        judge(node, spec.model_dump(by_alias=True, exclude_none=True), said)
+        judge(spec_node(), spec.model_dump(by_alias=True, exclude_none=True), said)
         found.add(YES if not said else NOT_BUILT if any("not built" in words for words in said) else NO)
     (same,) = found
     return same
