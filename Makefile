@@ -49,6 +49,11 @@ explore: setup ## property tests with new random examples, 30 times as many: not
 	$(STEP) "property tests, 3,000 random examples each"
 	@HYPOTHESIS_PROFILE=explore $(PY) -m pytest -q -x -m 'hypothesis and not torch and not server and not cluster'
 
+.PHONY: explore-meshes
+explore-meshes: setup ## other grids of ranks, 10 times as many: a quarter of an hour, not part of `make test` (SEED=…)
+	$(STEP) "meshes drawn from a seed"
+	DISTTRAIN_MESHES=10 DISTTRAIN_MESHES_SEED=$(or $(SEED),$(shell date +%s)) $(PY) -m pytest -q -m torch tests/strategies/test_meshes.py
+
 .PHONY: test-torch
 test-torch: setup ## real gloo processes
 	$(STEP) "tests with real gloo processes"

@@ -64,9 +64,10 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.head, self.dropout = width // heads, dropout
         self.before_attention, self.before_perceptron = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.query_key_value, self.mix = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.mix = nn.Linear(width, width)
         self.perceptron = nn.Sequential(
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(dropout)
         )
@@ -76,12 +77,18 @@ class Block(nn.Module):
         return hidden + self.perceptron(self.before_perceptron(hidden))
 
     def attention(self, hidden: Tensor) -> Tensor:
-        samples, length, width = hidden.shape
-        parts = self.query_key_value(hidden).view(samples, length, 3, self.heads, width // self.heads)
-        query, key, value = parts.permute(2, 0, 3, 1, 4)
+        layers = (self.query, self.key, self.value)
+        query, key, value = (layer(hidden).unflatten(-1, (-1, self.head)).transpose(1, 2) for layer in layers)
         dropout = self.dropout if self.training else 0.0
         seen = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
-        return self.mix(seen.transpose(1, 2).reshape(samples, length, width))
+        return self.mix(seen.transpose(1, 2).flatten(-2))
+
+
+TENSOR_PLAN = {
+    "*.query": "column", "*.key": "column", "*.value": "column", "*.mix": "row",
+    "*.perceptron.0": "column", "*.perceptron.2": "row",
+}  # fmt: skip
+"""How ranks share a block (strategy.parallelism.tensor, also with sequence): each has whole heads, so how many follows from what it sees."""
 
 
 def network(characters: int, width: int, heads: int, layers: int, dropout: float) -> nn.Sequential:
@@ -136,4 +143,5 @@ def build(
         schedule=partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=partial(rise_and_fall, steps=steps)),
         batch_size=batch_size,
         steps=steps,
+        tensor_plan=TENSOR_PLAN,
     )

@@ -125,12 +125,13 @@ PRIVACY = {"noiseMultiplier": 1.0, "maxGradNorm": 1.0, "delta": 1e-5}
         ({}, None),
         ({"synchronization": {"method": "allReduce"}, "precision": "fp32", "accumulate": 2}, None),
         ({"synchronization": {"method": "gossip"}}, "is for synchronization.method allReduce"),
-        ({"compression": {"method": "sign"}}, "privacy and compression exclude each other"),
+        ({"compression": {"method": "sign"}}, "privacy with compression is not built"),
         ({"parallelism": {"tensor": 2}}, "every rank must have all of it"),
         ({"parallelism": {"pipeline": {"stages": 2}}}, "every rank must have all of it"),
         ({"parallelism": {"shard": "full"}}, "every rank must have all of it"),
         ({"precision": "bf16"}, "in fp32"),
         ({"maxGradNorm": 1.0}, "leave strategy.maxGradNorm out"),
+        ({"activationCheckpointing": True}, "with activationCheckpointing is not built"),
     ],
 )
 def test_privacy_goes_with_what_leaves_a_samples_gradient_whole(strategy: dict, because: str | None) -> None:
@@ -185,6 +186,55 @@ def test_a_worker_that_hides_is_one_process_with_one_part_of_the_data(
     strategy = {"privacy": {**PRIVACY, "unit": unit}}
     broken = [r["message"] for r in rules if not evaluate(r["rule"], {"self": {"strategy": strategy, **rest}})]
     assert broken == [] if because is None else [m for m in broken if because in m] == broken
+
+
+GPUS = {"resources": {"limits": {"cpu": "4", "nvidia.com/gpu": 2}}}
+
+
+@pytest.mark.parametrize(
+    ("rest", "allowed"),
+    [
+        ({"processesPerWorker": 2}, True),
+        ({"processesPerWorker": 1}, False),
+        ({"processesPerWorker": 1, **GPUS}, False),
+        ({"processesPerWorker": "auto"}, False),
+        ({"processesPerWorker": "auto", **GPUS}, True),
+        ({"processesPerWorker": "auto", "resources": {"limits": {"nvidia.com/gpu": "8"}}}, True),
+        ({"processesPerWorker": "auto", "resources": {"limits": {"nvidia.com/gpu": "1"}}}, False),
+        ({"processesPerWorker": "auto", "resources": {"requests": {"cpu": "4"}}}, False),
+        ({}, False),
+    ],
+)
+def test_a_model_is_cut_inside_workers_only_where_a_worker_has_several_ranks(rest: dict, allowed: bool) -> None:
+    (rule,) = [r for r in root()["properties"]["spec"][schema.RULES] if "shard hybrid" in r["message"]]
+    spec = {"strategy": {"parallelism": {"tensor": 1, "shard": "hybrid"}}, **rest}
+    assert evaluate(rule["rule"], {"self": spec}) is allowed
+    for shard in ("full", "none"):
+        spec["strategy"]["parallelism"]["shard"] = shard
+        assert evaluate(rule["rule"], {"self": spec}) is True
+
+
+@pytest.mark.parametrize(
+    ("schedule", "stages", "microbatches", "allowed"),
+    [
+        ("1f1b", 3, 2, False),
+        ("1f1b", 3, 3, True),
+        ("gpipe", 3, 1, True),
+        ("zeroBubble", 3, 1, True),
+        ("interleaved1f1b", 3, 2, True),
+        ("interleaved1f1b", 3, 7, False),
+        ("interleaved1f1b", 3, 8, True),
+    ],
+)
+def test_a_schedule_says_how_many_microbatches_it_goes_with(
+    schedule: str, stages: int, microbatches: int, allowed: bool
+) -> None:
+    """The same that the ranks' schedules would say, minutes later."""
+    node = root()["properties"]["spec"]["properties"]["strategy"]["properties"]["parallelism"]["properties"]["pipeline"]
+    pipeline = {"stages": stages, "schedule": schedule, "microbatches": microbatches}
+    assert all(evaluate(r["rule"], {"self": pipeline}) for r in node[schema.RULES]) is allowed
+    del pipeline["microbatches"]
+    assert all(evaluate(r["rule"], {"self": pipeline}) for r in node[schema.RULES])
 
 
 @pytest.mark.parametrize(

@@ -23,15 +23,23 @@ def ends_with(tmp_path: Path, name: str, strategy: StrategyConfig, world: int) -
     return weights(tmp_path, name, 12)
 
 
-@pytest.mark.parametrize("strategy", [StrategyConfig(accumulate=3), StrategyConfig(accumulate=2, max_grad_norm=0.05)])
-def test_parts_and_clipping_over_three_ranks_are_those_of_one_rank_and_whole_batches(
-    tmp_path: Path, strategy: StrategyConfig
+@pytest.mark.parametrize(
+    ("world", "strategy"),
+    [
+        (2, StrategyConfig(accumulate=3)),
+        (3, StrategyConfig(accumulate=3)),
+        (3, StrategyConfig(accumulate=2, max_grad_norm=0.05)),
+        (4, StrategyConfig(accumulate=2, max_grad_norm=0.05)),
+    ],
+)
+def test_parts_and_clipping_over_several_ranks_are_those_of_one_rank_and_whole_batches(
+    tmp_path: Path, world: int, strategy: StrategyConfig
 ) -> None:
-    """50 samples in batches of 16 on 3 ranks: 6, 5, 5 samples, cut in three; the last batch has 2."""
+    """50 samples in batches of 16, on 3 ranks: 6, 5, 5 samples, cut in three; the last batch has 2: some of 3 or 4 ranks go without."""
     one = ends_with(tmp_path, "one", replace(strategy, accumulate=1), 1)
-    three = ends_with(tmp_path, "three", strategy, 3)
+    several = ends_with(tmp_path, "several", strategy, world)
     for name, value in one.items():
-        torch.testing.assert_close(three[name], value, rtol=2e-5, atol=2e-6)
+        torch.testing.assert_close(several[name], value, rtol=2e-5, atol=2e-6)
 
 
 def test_clipping_clips(tmp_path: Path) -> None:

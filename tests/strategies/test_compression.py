@@ -57,15 +57,16 @@ def test_the_kernel_sends_the_bytes_of_the_formula() -> None:
         assert sum(by_rank[method] for by_rank in sent) / 3 == pytest.approx(formula, rel=0.02), method
 
 
-def test_what_keeps_nearly_all_trains_what_one_rank_trains() -> None:
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_what_keeps_nearly_all_trains_what_one_rank_trains(world: int) -> None:
     """Rank and ratio so large that nothing is left out. 44 samples in batches of 8: the last one has 4 for three ranks."""
     tolerances = {"fp16": 1e-4, "bf16": 2e-3, "powerSGD": 1e-5, "topK": 1e-5}
     full = {"rank": 16, "ratio": 1.0}
     configs = {m: replace(PLAIN, compression=Compression(method=m, **full)) for m in tolerances}  # type: ignore[arg-type]
     (one,) = together(1, trained, PLAIN, {}, 15)
-    for three in together(3, each, configs, trained, {}, 15):
+    for several in together(world, each, configs, trained, {}, 15):
         for method, tolerance in tolerances.items():
-            torch.testing.assert_close(torch.tensor(three[method]), torch.tensor(one), rtol=tolerance, atol=tolerance)
+            torch.testing.assert_close(torch.tensor(several[method]), torch.tensor(one), rtol=tolerance, atol=tolerance)
 
 
 def test_replicas_stay_equal_bit_for_bit_with_accumulation_clipping_and_half_precision() -> None:

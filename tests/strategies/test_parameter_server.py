@@ -36,16 +36,17 @@ def served(servers: int | None = None, staleness: int | None = None, **more: Any
     return replace(PLAIN, synchronization=method, **more)
 
 
-def test_synchronous_servers_train_what_one_rank_trains() -> None:
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_synchronous_servers_train_what_one_rank_trains(world: int) -> None:
     """Whatever their number, with clipping over all parts, and parts of batches; the last batch of 44 has 4 for three ranks."""
     configs = {"one": served(1), "two": served(2), "all": served(), "parts": served(2, 0, accumulate=2)}
-    clipped = {f"clipped {n}": served(n, max_grad_norm=0.2) for n in (1, 3)}
+    clipped = {f"clipped {n}": served(n, max_grad_norm=0.2) for n in (1, world)}
     steps = 2 * MEETING
     alone = together(1, each, {"plain": PLAIN, "clipped": replace(PLAIN, max_grad_norm=0.2)}, trained, {}, steps)[0]
-    for found in together(3, each, configs | clipped, trained, {}, steps):
-        for name, three in found.items():
+    for found in together(world, each, configs | clipped, trained, {}, steps):
+        for name, several in found.items():
             one = alone["clipped" if "clipped" in name else "plain"]
-            torch.testing.assert_close(torch.tensor(three), torch.tensor(one), rtol=2e-5, atol=2e-6)
+            torch.testing.assert_close(torch.tensor(several), torch.tensor(one), rtol=2e-5, atol=2e-6)
 
 
 def test_a_rank_that_is_alone_serves_itself() -> None:

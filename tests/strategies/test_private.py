@@ -18,10 +18,12 @@ from safetensors.torch import load_file
 from disttrain_contract.env import CheckpointConfig, EvaluationConfig, RunConfig
 from disttrain_contract.messages import Progress, Restore
 from disttrain_contract.strategy import Privacy, StrategyConfig
+from disttrain_runtime.errors import EntrypointError
 from disttrain_runtime.generators import reseed
 from disttrain_runtime.privacy import Span, noise_seed, poisson
 from disttrain_runtime.privacy_ledger import Book, decode
 from disttrain_runtime.randomness import Stream
+from disttrain_runtime.strategies import make_strategy
 from support.gloo_ranks import Door, Ranks, digests
 from support.gloo_tasks import build
 
@@ -96,13 +98,15 @@ def one_process(secret: bytes, span: Span) -> dict[str, torch.Tensor]:
     return dict(task.model.state_dict())
 
 
-@pytest.mark.parametrize("accumulate", [1, 3])
-def test_three_ranks_train_what_the_formula_says_sample_by_sample(tmp_path: Path, accumulate: int) -> None:
+@pytest.mark.parametrize(("world", "accumulate"), [(2, 2), (3, 3), (4, 1)])
+def test_any_number_of_ranks_trains_what_the_formula_says_sample_by_sample(
+    tmp_path: Path, world: int, accumulate: int
+) -> None:
     """Batches are drawn by chance: of any size, so that ranks may go without."""
     config = replace(TASK, strategy=StrategyConfig(privacy=PRIVACY, accumulate=accumulate))
-    told = run(tmp_path, volume(tmp_path, "job"), config, world=3).told
+    told = run(tmp_path, volume(tmp_path, "job"), config, world=world).told
     (span,) = book(tmp_path / "job").spans
-    assert (span.world_size, span.first, span.end) == (3, 0, STEPS)
+    assert (span.world_size, span.first, span.end) == (world, 0, STEPS)
     expected = one_process(b"s" * 32, span)
     found = load_file(tmp_path / "job" / "checkpoints" / f"step-{STEPS:08d}" / "model.safetensors")
     for name, value in expected.items():
@@ -110,6 +114,13 @@ def test_three_ranks_train_what_the_formula_says_sample_by_sample(tmp_path: Path
     assert told.progress.metrics["epsilon"] == pytest.approx(opacus_says(STEPS), rel=1e-9)
     assert told.progress.loss is None, "the loss on training data is not covered by epsilon, so nobody is told"
     assert '"loss"' not in (tmp_path / "job" / "metrics.jsonl").read_text()
+
+
+def test_recomputed_layers_are_refused_because_each_sample_would_be_seen_twice() -> None:
+    with pytest.raises(EntrypointError, match="opacus would see each layer run twice"):
+        make_strategy(
+            StrategyConfig(privacy=PRIVACY, activation_checkpointing=True), build(norm=False), torch.device("cpu")
+        )
 
 
 def test_a_death_in_the_middle_changes_neither_the_model_nor_what_is_spent(tmp_path: Path) -> None:

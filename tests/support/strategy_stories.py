@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -46,7 +47,7 @@ def smooth(
 class Run:
     """One rank's strategy in a real group, step by step as the training loop would do it."""
 
-    def __init__(self, meet: Meet, config: StrategyConfig, task: Task, seed: int = 0) -> None:
+    def __init__(self, meet: Meet, config: StrategyConfig, task: Task, seed: int = 0, per_worker: int = 1) -> None:
         leave_group()  # what it did before is over
         self.task, self.order = task, SampleOrder(seed=seed, samples=len(task.train_data), batch_size=task.batch_size)
         device = torch.device("cpu")
@@ -54,13 +55,14 @@ class Run:
         first = next(training_batches(task, self.order, [self.order.share(0, 0, 1)], device))
         with alone():
             self.strategy.rehearse(first)
-        self.group, self.connections = meet()
+        group, self.connections = meet()
+        self.group = replace(group, per_worker=per_worker)
         self.strategy.join(self.group)
         self.strategy.equalise()
 
     def train(self, steps: range) -> Run:
         """These steps of the task."""
-        shares = (self.order.share(step, self.group.rank, self.group.world_size) for step in steps)
+        shares = (self.strategy.share(self.order, step) for step in steps)
         for batch in training_batches(self.task, self.order, shares, self.group.device):
             self.strategy.step(batch)
         return self

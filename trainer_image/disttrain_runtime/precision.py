@@ -1,7 +1,8 @@
 """Numbers of half the width in forward and backward passes; parameters and their updates stay in single precision.
 
 Loss scaling as in Micikevicius et al. 2018, "Mixed Precision Training": a step whose gradients overflow is left out, and
-the scale is halved. Gradients are alike on all ranks when they are looked at, so all leave out the same step.
+the scale is halved. Gradients are alike on all ranks when they are looked at, so all leave out the same step. Where each rank
+has gradients of its own part of the model, all agree (`true_gradients`, `settle`).
 """
 
 from __future__ import annotations
@@ -53,6 +54,29 @@ class Precision:
         before = self._scaler.get_scale()
         self._scaler.update()
         return self._scaler.get_scale() >= before
+
+    def true_gradients(self, gradients: Iterable[Tensor]) -> bool:
+        """Make these, which are plain tensors, what they are without the scale. False: some are not finite."""
+        if self._scaler is None:
+            return True
+        sound = torch.ones((), dtype=torch.bool, device=self.device)
+        for gradient in gradients:
+            gradient.div_(self.scale)
+            sound &= gradient.isfinite().all()
+        return bool(sound)
+
+    def settle(self, overflowed: bool) -> None:
+        """The scale of the next step: what `update` does, where it is agreed whether this one overflowed."""
+        if self._scaler is None:
+            return
+        state = self._scaler.state_dict()
+        state["_growth_tracker"] = 0 if overflowed else state["_growth_tracker"] + 1
+        if overflowed:
+            state["scale"] *= state["backoff_factor"]
+        elif state["_growth_tracker"] == state["growth_interval"]:
+            state["scale"] *= state["growth_factor"]
+            state["_growth_tracker"] = 0
+        self._scaler.load_state_dict(state)
 
     def state(self) -> dict[str, Any]:
         """Of the loss scale, if there is one."""

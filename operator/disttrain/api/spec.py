@@ -135,6 +135,9 @@ NO_CADENCE = (
 jobs that are stored already."""
 _RIGID = "(has(self.strategy) && has(self.strategy.parallelism) && (self.strategy.parallelism.tensor > 1 || has(self.strategy.parallelism.pipeline)))"
 _GRID = "(self.strategy.parallelism.tensor * (has(self.strategy.parallelism.pipeline) ? self.strategy.parallelism.pipeline.stages : 1))"
+_HYBRID = "(has(self.strategy) && has(self.strategy.parallelism) && has(self.strategy.parallelism.shard) && self.strategy.parallelism.shard == 'hybrid')"
+_SEVERAL = "(has(self.processesPerWorker) && type(self.processesPerWorker) != string ? self.processesPerWorker >= 2 : has(self.resources) && has(self.resources.limits) && self.resources.limits.exists(k, k.endsWith('/gpu') && !(string(self.resources.limits[k]) in ['0', '1'])))"
+"""In CEL: a worker has more than one rank. auto is one for each GPU that it asks for."""
 _BY_WORKER = "(has(self.strategy) && has(self.strategy.privacy) && has(self.strategy.privacy.unit) && self.strategy.privacy.unit == 'worker')"
 
 SPEC_RULES = (
@@ -142,8 +145,9 @@ SPEC_RULES = (
     Rule(f"!{_BY_WORKER} || !has(self.elastic)", "strategy.privacy.unit worker counts what each worker has told about its part of the data, and with another number of workers the parts would be others: leave elastic out"),
     Rule(f"!{_BY_WORKER} || (has(self.processesPerWorker) && type(self.processesPerWorker) != string && self.processesPerWorker == 1)", "strategy.privacy.unit worker hides what one process has trained on: set processesPerWorker to 1 (auto is one for each GPU)"),
     Rule("!has(self.elastic) || (self.elastic.minWorkers <= self.workers && self.workers <= self.elastic.maxWorkers)", "spec.workers must be between spec.elastic.minWorkers and spec.elastic.maxWorkers"),
-    Rule(f"!{_RIGID} || !has(self.elastic)", "a job with tensor or pipeline cannot be elastic: only whole replicas of the model could come and go"),
+    Rule(f"!{_RIGID} || !has(self.elastic)", "a job with tensor or pipeline cannot be elastic: only whole replicas of the model could come and go, and that is not built"),
     Rule(f"!{_RIGID} || !has(self.processesPerWorker) || type(self.processesPerWorker) == string || self.workers * self.processesPerWorker % {_GRID} == 0", "tensor × pipeline.stages must divide workers × processesPerWorker, the number of ranks"),
+    Rule(f"!{_HYBRID} || {_SEVERAL}", "strategy.parallelism.shard hybrid cuts the model over the ranks of a worker: set processesPerWorker to 2 or more (auto is one for each GPU in resources.limits, else one), or shard: full"),
     Rule("has(self.entrypoint) != (has(self.command) && size(self.command) > 0)", "set exactly one of entrypoint (package.module:build) and command (a torchrun-style program)"),
     Rule("!has(self.checkpoint) || !has(self.checkpoint.remote) || has(self.entrypoint)", "spec.checkpoint.remote belongs to jobs with an entrypoint: a plain command saves its state by itself"),
     Rule("!has(self.evaluation) || has(self.entrypoint)", "spec.evaluation belongs to jobs with an entrypoint: a plain command evaluates by itself"),

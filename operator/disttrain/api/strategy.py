@@ -15,6 +15,8 @@ class Pipeline(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=rules(
             Rule("!has(self.split) || size(self.split) == self.stages * (self.schedule in ['interleaved1f1b', 'zeroBubble'] ? 2 : 1) - 1", "pipeline.split names the layer at each cut: stages - 1 of them, or 2 × stages - 1 with schedule interleaved1f1b or zeroBubble, which give each rank two runs of layers"),
+            Rule("!has(self.microbatches) || self.schedule != '1f1b' || self.microbatches >= self.stages", "schedule 1f1b has a microbatch on every stage at once: set pipeline.microbatches to pipeline.stages or more, or leave it out"),
+            Rule("!has(self.microbatches) || self.schedule != 'interleaved1f1b' || self.microbatches < self.stages || self.microbatches % (self.microbatches / self.stages) == 0", "schedule interleaved1f1b goes in microbatches / stages rounds (rounded down), and each has equally many microbatches: make pipeline.microbatches a multiple of pipeline.stages, or leave it out"),
         )
     )  # fmt: skip
 
@@ -40,7 +42,7 @@ class Parallelism(ApiModel):
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            Rule("self.shard == 'none' || (self.tensor == 1 && (!has(self.pipeline) || self.pipeline.stages == 1))", "parallelism.shard cuts the parameters of whole layers over replicas: with tensor or pipeline, which have cut the model already, leave it out"),
+            Rule("self.shard == 'none' || (self.tensor == 1 && (!has(self.pipeline) || self.pipeline.stages == 1))", "parallelism.shard cuts the parameters of whole layers over replicas: together with tensor or pipeline, which have cut the model already, it is not built; leave one of them out"),
             Rule("!has(self.sequence) || !self.sequence || (has(self.tensor) && self.tensor > 1)", "parallelism.sequence divides sequences over the ranks that share layers: set tensor to 2 or more"),
         )
     )  # fmt: skip
@@ -162,24 +164,24 @@ _BY_SAMPLE = "(has(self.privacy) && (!has(self.privacy.unit) || self.privacy.uni
 _BY_WORKER = "(has(self.privacy) && has(self.privacy.unit) && self.privacy.unit == 'worker')"
 
 STRATEGY_RULES = (
-    Rule(f"!{_SPLIT} || !has(self.synchronization) || self.synchronization.method == 'allReduce'", "a model that is split (parallelism.tensor, pipeline, shard) exchanges gradients in every step; the other methods need the whole model on every rank: leave either synchronization.method or parallelism out"),
-    Rule(f"!{_BY_SAMPLE} || {_METHOD} == 'allReduce'", "privacy of single samples (privacy.unit sample) is for synchronization.method allReduce: with modelAveraging and diLoCo, privacy.unit worker adds noise to what is exchanged"),
+    Rule(f"!{_SPLIT} || !has(self.synchronization) || self.synchronization.method == 'allReduce'", "a model that is split (parallelism.tensor, pipeline, shard) exchanges gradients in every step; the other methods need the whole model on every rank, as replicas of several ranks are not built for them: leave either synchronization.method or parallelism out"),
+    Rule(f"!{_BY_SAMPLE} || {_METHOD} == 'allReduce'", "privacy of single samples (privacy.unit sample) is for synchronization.method allReduce, and not built for the others: with modelAveraging and diLoCo, privacy.unit worker adds noise to what is exchanged"),
     Rule(f"!{_BY_WORKER} || !({_METHOD} in ['allReduce', 'parameterServer'])", "privacy.unit worker adds noise to what workers exchange after steps of their own: choose synchronization.method modelAveraging or diLoCo, or privacy.unit sample"),
     Rule(f"!{_BY_WORKER} || {_METHOD} != 'gossip'", "privacy.unit worker and gossip exclude each other: pairs mix their models before any noise is added, so what one worker learnt changes what all others learn, and clipping bounds none of it"),
     Rule(f"!{_BY_WORKER} || {_METHOD} != 'asyncRing'", "privacy.unit worker and asyncRing exclude each other: the clock decides what goes into a round, so a round that is run again after a failure would be another one with the same noise, and the two together would show what the noise hides"),
     Rule(f"!{_BY_WORKER} || {_METHOD} != 'roundRobin'", "privacy.unit worker and roundRobin exclude each other: a checkpoint holds what each worker has learnt since its last turn, and no noise was added to that"),
     Rule(f"!{_BY_WORKER} || !has(self.synchronization) || !has(self.synchronization.fragments) || self.synchronization.fragments == 1", "privacy.unit worker needs the whole model exchanged at once: with synchronization.fragments a checkpoint holds what each worker has learnt alone, and no noise was added to that; leave fragments out"),
-    Rule("!has(self.privacy) || !has(self.compression) || self.compression.method == 'none'", "privacy and compression exclude each other: noise does not compress"),
-    Rule(f"!has(self.privacy) || !{_SPLIT}", "privacy clips the gradient of each sample over the whole model, so every rank must have all of it: leave parallelism out"),
-    Rule(f"!{_BY_SAMPLE} || !has(self.precision) || self.precision == 'fp32'", "privacy clips and adds noise in fp32: leave precision out"),
+    Rule("!has(self.privacy) || !has(self.compression) || self.compression.method == 'none'", "privacy with compression is not built: noise hardly compresses, and a residual would hold what had no noise yet; leave compression out"),
+    Rule(f"!has(self.privacy) || !{_SPLIT}", "privacy clips the gradient of each sample over the whole model, and norms of samples over parts of a model are not built, so every rank must have all of it: leave parallelism out"),
+    Rule(f"!{_BY_SAMPLE} || !has(self.precision) || self.precision == 'fp32'", "privacy of single samples clips and adds noise in fp32; with passes of half the width it is not built: leave precision out"),
     Rule(f"!{_BY_WORKER} || !has(self.precision) || self.precision != 'fp16'", "the scale of fp16 follows from the data and has no noise: with privacy.unit worker use fp32 or bf16"),
+    Rule(f"!{_BY_SAMPLE} || !has(self.activationCheckpointing) || !self.activationCheckpointing", "privacy of single samples with activationCheckpointing is not built: layers that run twice would tell the gradients of their samples twice; use accumulate for less memory"),
     Rule(f"!{_BY_SAMPLE} || !has(self.maxGradNorm)", "privacy.maxGradNorm clips the gradient of each sample: leave strategy.maxGradNorm out"),
-    Rule("!has(self.compression) || self.compression.method == 'none' || !has(self.synchronization) || self.synchronization.method == 'allReduce'", "compression is for gradients that are all-reduced: with another synchronization.method leave it out"),
-    Rule(f"!has(self.compression) || self.compression.method == 'none' || !{_SPLIT}", "compression is for ranks that each have the whole model: with parallelism.tensor, pipeline or shard leave it out"),
-    Rule("!has(self.precision) || self.precision != 'fp16' || !has(self.synchronization) || self.synchronization.method != 'parameterServer'", "precision fp16 scales the loss until gradients overflow, and no parameter server sees all of them: use bf16 with parameterServer"),
-    Rule(f"!has(self.precision) || self.precision != 'fp16' || !{_SPLIT}", "fp16 scales the loss of a whole model: with parallelism.tensor, pipeline or shard use bf16"),
+    Rule("!has(self.compression) || self.compression.method == 'none' || !has(self.synchronization) || self.synchronization.method == 'allReduce'", "compression is for gradients that are all-reduced; for what the other synchronization methods exchange it is not built: leave it out"),
+    Rule(f"!has(self.compression) || self.compression.method == 'none' || !{_SPLIT}", "compression is for ranks that each have the whole model; for the gradients of a split one it is not built: with parallelism.tensor, pipeline or shard leave it out"),
+    Rule("!has(self.precision) || self.precision != 'fp16' || !has(self.synchronization) || self.synchronization.method != 'parameterServer'", "precision fp16 scales the loss until gradients overflow, and no parameter server sees all of them: use bf16 with parameterServer, as servers that agree on it are not built"),
     Rule("!has(self.parallelism) || !has(self.parallelism.pipeline) || self.parallelism.pipeline.stages == 1 || !has(self.accumulate) || self.accumulate == 1", "a pipeline accumulates over its microbatches: set pipeline.microbatches and leave accumulate out"),
-    Rule("!has(self.activationCheckpointing) || !self.activationCheckpointing || !has(self.parallelism) || !has(self.parallelism.pipeline) || self.parallelism.pipeline.schedule != 'zeroBubble'", "the zeroBubble schedule runs each backward pass in two halves, and both would need the activations: with activationCheckpointing choose another schedule"),
+    Rule("!has(self.activationCheckpointing) || !self.activationCheckpointing || !has(self.parallelism) || !has(self.parallelism.pipeline) || self.parallelism.pipeline.schedule != 'zeroBubble'", "the zeroBubble schedule runs each backward pass in two halves, and both would need the activations; to compute them again for that is not built: with activationCheckpointing choose another schedule"),
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ x_r = c + what is on its way + what is new; at a meeting everything has arrived,
 
 Li et al. 2018, "Pipe-SGD" and Zhou et al. 2020, "DaSGD: delayed averaging" are the same idea for gradients and for local
 SGD. The ring is the one of the collective library's all-reduce (gloo's own threads; NCCL's own stream), begun without
-waiting; several rounds may be on their way.
+waiting; several rounds may be on their way. A round needs all ranks, so one that is slow for good sets the pace (decision 0017).
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ from typing_extensions import override
 from disttrain_contract.stall import Phase
 from disttrain_contract.strategy import StrategyConfig
 from disttrain_runtime.data import Batch
-from disttrain_runtime.errors import EntrypointError, TaskError
+from disttrain_runtime.errors import TaskError
+from disttrain_runtime.precision import Precision
 from disttrain_runtime.strategies.replica import Replica
 from disttrain_runtime.survivors import collect
 from disttrain_runtime.task import Task
@@ -37,14 +38,12 @@ class Parted(Replica):
 
     def __init__(self, task: Task, config: StrategyConfig, device: torch.device) -> None:
         self._layout: Mapping[str, Any] = {}
-        self._ready = False
+        self._ready = self._overflowed = False
         super().__init__(task, config, device)
         self._hook.remove()  # or each copy of the task's model would bring a copy of all this along
 
     @override
     def at_first(self, model: nn.Module) -> nn.Module:
-        if self.config.precision == "fp16":
-            raise EntrypointError("strategy.precision fp16 scales the loss of a whole model; with a split one use bf16")
         return model
 
     @override
@@ -73,6 +72,7 @@ class Parted(Replica):
 
     def _cut_anew(self) -> None:
         """Begin with this rank's part of a copy of the task's model. A collective."""
+        self.precision = Precision(self.config.precision, self.device)
         self.adopt(self.part(copy.deepcopy(self.task.model)))
         self._ready = False
         self._layout = {"parts": self.parts, **self.cuts()}
@@ -114,6 +114,7 @@ class Parted(Replica):
         state: dict[str, Any] = {
             "model": {name: model[name] for name in self.task.model.state_dict()},
             "optimizer": {**self.optimizer.state_dict(), "state": dict(sorted(moments.items()))},
+            **self.precision.state(),
         }
         return state | ({"schedule": self.schedule.state_dict()} if self.schedule is not None else {})
 
@@ -128,6 +129,7 @@ class Parted(Replica):
         self.optimizer.load_state_dict({**whole["optimizer"], "state": mine})
         if self.schedule is not None:
             self.schedule.load_state_dict(whole["schedule"])
+        self.precision.load(whole)
 
     def part_state(self) -> dict[str, Any]:
         """What this rank holds, with the live tensors, as they lie here: no rank is asked."""
@@ -135,6 +137,7 @@ class Parted(Replica):
         state: dict[str, Any] = {
             "model": {name: _local(tensor) for name, tensor in self._tensors().items()},
             "optimizer": {**self.optimizer.state_dict(), "state": moments},
+            **self.precision.state(),
         }
         return state | ({"schedule": self.schedule.state_dict()} if self.schedule is not None else {})
 
@@ -150,6 +153,7 @@ class Parted(Replica):
         self.optimizer.load_state_dict({**part["optimizer"], "state": mine})
         if self.schedule is not None:
             self.schedule.load_state_dict(part["schedule"])
+        self.precision.load(part)
 
     @override
     def undo(self) -> None:
@@ -160,13 +164,22 @@ class Parted(Replica):
     def update(self) -> bool:
         """The loop lets all ranks wait for each other in `before_update`. So once one of them has updated its part, none lacks
         anything to update its own: who is broken off while it waits can still do it (`complete`)."""
-        if self.config.max_grad_norm is not None:
+        self._overflowed = self._overflows()
+        if self.config.max_grad_norm is not None and not self._overflowed:
             self.enter(Phase.BACKWARD)
             self._clip(self.config.max_grad_norm)
         self._ready = True
         self.before_update()
         self.complete()
-        return True
+        return not self._overflowed
+
+    def _overflows(self) -> bool:
+        """Gradients lose the loss's scale. Whether those of any part of the model overflowed: then no rank takes the step."""
+        if self.config.precision != "fp16":
+            return False
+        self.enter(Phase.BACKWARD)
+        sound = self.precision.true_gradients(_local(p.grad) for p in self.model.parameters() if p.grad is not None)
+        return bool(self.group.agree([not sound])[0])
 
     @property
     def ready(self) -> bool:
@@ -177,7 +190,9 @@ class Parted(Replica):
         """Update this rank's part. Asks nobody."""
         self.enter(Phase.UPDATING)
         self._ready = False
-        self.optimizer.step()
+        if not self._overflowed:
+            self.optimizer.step()
+        self.precision.settle(self._overflowed)
         if self.schedule is not None:
             self.schedule.step()
         self._before = {}

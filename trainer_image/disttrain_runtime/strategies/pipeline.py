@@ -173,7 +173,7 @@ class Pipeline(Parted):
         require_finite(loss, self._step, self.group.rank)
         weighted = loss * piece.weight
         self._losses.append(weighted.detach())
-        return weighted
+        return self.precision.scaled(weighted)
 
     def _schedule(self, cut: Sequence[Piece]) -> Schedule:
         """One for each shape of microbatch: buffers are made once."""

@@ -26,7 +26,7 @@ from disttrain_contract.stall import Phase
 from disttrain_contract.strategy import StrategyConfig
 from disttrain_runtime.config import WorkerConfig
 from disttrain_runtime.data import Batch
-from disttrain_runtime.errors import TaskError
+from disttrain_runtime.errors import EntrypointError, TaskError
 from disttrain_runtime.guard import require_finite
 from disttrain_runtime.privacy import Span, noise_seed, poisson
 from disttrain_runtime.privacy_account import Account, run_name
@@ -45,6 +45,10 @@ class Private(Replica):
     def __init__(self, task: Task, config: StrategyConfig, device: torch.device) -> None:
         assert config.privacy is not None
         _check(task)
+        if config.activation_checkpointing:
+            raise EntrypointError(
+                "strategy.privacy with activationCheckpointing is not built: opacus would see each layer run twice; use accumulate"
+            )
         super().__init__(task, config, device)
         self.privacy = config.privacy
         self._samples = _per_sample(self.model)
