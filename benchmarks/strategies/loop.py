@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
-
-from torch import Tensor
 
 from disttrain_contract.env import RunConfig
 from disttrain_contract.strategy import StrategyConfig
@@ -55,19 +53,20 @@ class Loop:
 
     def run(self, before: Callable[[int], None]) -> None:
         """Train. `before` hears of each step (counted from 0) just before it is made, when all of the one before is done."""
-        inner = self.strategy.step
+        inner = self.training._batches
 
-        def step(batch: Batch) -> Tensor:
-            before(batch.share.step)
-            return inner(batch)
+        def batches() -> Iterator[Batch]:
+            for batch in inner():
+                before(batch.share.step)  # outside the step: how long that takes is what the loop goes by
+                yield batch
 
-        self.strategy.step = step  # type: ignore[method-assign]
+        self.training._batches = batches  # type: ignore[method-assign]
         try:
             self.training.run(self.group, self.config.identity)
         except Enough:
             pass
         finally:
-            self.strategy.step = inner  # type: ignore[method-assign]
+            self.training._batches = inner  # type: ignore[method-assign]
 
     @property
     def metrics(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ def draw(found: dict[str, Any], out: Path) -> None:
     whole = {name: row for name, row in found["rows"].items() if row.get("counts") and row.get("race")}
     if whole:
         _costs(whole, out / "strategies.png")
-    if found.get("link", {}).get("arms"):
+    if found.get("link", {}).get("runs"):
         _link(found["link"], out / "strategies-link.png")
 
 
@@ -47,7 +47,8 @@ def _link(found: dict[str, Any], file: Path) -> None:
     from matplotlib import pyplot
 
     figure, axis = pyplot.subplots(figsize=(8, 4.8), layout="constrained")
-    for name, points in found["arms"].items():
+    for name, run in found["runs"].items():
+        points = run["points"]
         style = "--" if name.startswith("bare") else "-"
         axis.plot([p["seconds"] for p in points], [p["accuracy"] for p in points], style, linewidth=1.4, label=name)
     axis.axhline(found["target"], color="grey", linewidth=0.8)

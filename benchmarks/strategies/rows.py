@@ -99,9 +99,9 @@ ROWS: tuple[Row, ...] = (
 )  # fmt: skip
 
 
-def chosen_rows(names: Sequence[str] | None) -> list[Row]:
-    """Those of these names, in the table's order; all, if none is given."""
-    known = {row.name for row in ROWS}
+def chosen_rows(names: Sequence[str] | None, *others: str) -> list[Row]:
+    """Those of these names, in the table's order; all, if none is given. `others` are names of what is no row."""
+    known = {row.name for row in ROWS} | set(others)
     if unknown := set(names or ()) - known:
         raise SystemExit(f"--only knows {', '.join(sorted(known))}; not {', '.join(sorted(unknown))}")
     return [row for row in ROWS if not names or row.name in names]

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass
 
 EARLY_SECONDS = 2.0
-"""Steps up to this long are asked about before they are made: a stop costs two of them, well within any grace period."""
+"""Steps up to this long are asked about before they are made: a stop costs two of them, well within any grace period. What the step
+itself takes counts, not the wait for the answer behind it: asking beside it is to save just that."""
 
 
 @dataclass(frozen=True, slots=True)
