@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
+from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook
 from torch.distributed.algorithms.model_averaging import averagers, utils
 from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
@@ -47,19 +47,19 @@ class Ddp(Bare):
 
 
 class Fp16(Ddp):
-    """torch's hook; it has no error feedback."""
+    """torch's hook, and the error feedback that it lacks."""
 
     @override
     def hook(self) -> tuple[Any, Callable[..., Any]]:
-        return dist.group.WORLD, default_hooks.fp16_compress_hook
+        return bare_hooks.Half(torch.float16), bare_hooks.half_with_feedback
 
 
 class Bf16(Ddp):
-    """torch's hook; it has no error feedback."""
+    """torch's hook, and the error feedback that it lacks."""
 
     @override
     def hook(self) -> tuple[Any, Callable[..., Any]]:
-        return dist.group.WORLD, default_hooks.bf16_compress_hook
+        return bare_hooks.Half(torch.bfloat16), bare_hooks.half_with_feedback
 
 
 class PowerSGD(Ddp):

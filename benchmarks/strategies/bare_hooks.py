@@ -50,6 +50,30 @@ def gather(codec: Codec, bucket: GradBucket) -> Future[Tensor]:
     return work.get_future().then(mean)
 
 
+class Half:
+    """What rounding to fp16 or bf16 has lost, by bucket."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.lost: dict[int, Tensor] = {}
+
+
+def half_with_feedback(state: Half, bucket: GradBucket) -> Future[Tensor]:
+    """torch's fp16_compress_hook and bf16_compress_hook, which have no error feedback, with it."""
+    values, number, world = bucket.buffer(), bucket.index(), dist.get_world_size()
+    if number in state.lost and state.lost[number].numel() == values.numel():
+        values.add_(state.lost[number])
+    message = values.to(state.dtype).div_(world)
+    state.lost[number] = values.sub(message, alpha=world)
+    work = dist.all_reduce(message, async_op=True)
+    assert work is not None, "this rank is in the group"
+
+    def widen(sent: Future[Any]) -> Tensor:
+        return values.copy_(sent.value()[0])
+
+    return work.get_future().then(widen)
+
+
 def power_sgd_in_turn(state: powerSGD_hook.PowerSGDState, bucket: GradBucket) -> Future[Tensor]:
     """torch's hook, one bucket after the other: its inner all-reduces of two buckets would meet in any order on gloo."""
     sending: Future[Tensor] = powerSGD_hook.powerSGD_hook(state, bucket)

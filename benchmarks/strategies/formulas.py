@@ -103,18 +103,17 @@ def gossip(every: int, meet_every: int) -> Formula:
     return lambda s: s.n / every + s.ring * s.n / meet_every
 
 
-GATHERS, SCATTERS = 2, 2
-"""Of FSDP, each (N - 1) / N of the parameters: gathered forward and backward; gradients are scattered once, which gloo does by an
-all-reduce, twice what NCCL sends."""
+GATHERS, SCATTERS = 2, 1
+"""Of FSDP, each (N - 1) / N of the parameters: gathered forward and backward; gradients are scattered once."""
 
 
 def fsdp(s: Sizes) -> float:
-    """On gloo."""
+    """On NCCL, and on gloo with our reduce-scatter; gloo's own would count twice."""
     return (GATHERS + SCATTERS) * (s.ranks - 1) / s.ranks * s.n
 
 
 def hybrid(inside: int) -> Formula:
-    """Sharded over the ranks of a worker, and the parts averaged over the workers. On gloo."""
+    """Sharded over the ranks of a worker, and the parts averaged over the workers."""
 
     def sent(s: Sizes) -> float:
         workers = s.ranks // inside

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 pytest.importorskip("torch")
 
 import torch
+import torch.distributed as dist
 from tests.distributed.test_regroup import holding, stopped_at
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 
 from disttrain_contract.env import CheckpointConfig, RunConfig
 from disttrain_contract.messages import Restore
 from disttrain_contract.strategy import Compression, StrategyConfig
 from disttrain_runtime.strategies.compression import COMPRESSORS, make_compressor
+from disttrain_runtime.strategies.compression.power_sgd import PowerSGD
 from support.gloo_group import together
 from support.gloo_ranks import Ranks, digests
-from support.strategy_stories import broken_off, bytes_per_step, each, one_behind, overflowing, trained
+from support.strategy_stories import Meet, broken_off, bytes_per_step, each, one_behind, overflowing, trained
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(120)]
 
@@ -164,7 +170,73 @@ def test_residuals_of_two_become_their_mean_on_each_of_three() -> None:
     assert compressor.own()["residual"] == {}
 
 
-@pytest.mark.parametrize("count", [1, 7, 8, 9, 1000])
+def test_power_sgd_says_what_torchs_hook_says_in_two_messages() -> None:
+    """Three of one shape, one alone, a bias; a rank for each of both ways to orthogonalise. The second step starts warm."""
+    for rank in (2, 4):
+        for ours, torchs, messages in together(2, beside_torchs, rank):
+            assert messages == 2
+            for mine, theirs in zip(ours, torchs, strict=True):
+                torch.testing.assert_close(torch.tensor(mine), torch.tensor(theirs), rtol=1e-4, atol=1e-6)
+
+
+def beside_torchs(meet: Meet, rank: int) -> tuple[list[list[float]], list[list[float]], int]:
+    """Means of two steps by both hooks, and the all-reduces that a step of ours makes."""
+    group, _ = meet()
+    model = torch.nn.Sequential(*(torch.nn.Linear(24, 24, bias=False) for _ in range(3)), torch.nn.Linear(24, 40))
+    compressor = make_compressor(Compression(method="powerSGD", rank=rank, error_feedback=False), model)
+    state = PowerSGDState(None, rank, start_powerSGD_iter=2, use_error_feedback=False, orthogonalization_epsilon=1e-8)
+    state.iter = 2
+    assert isinstance(compressor, PowerSGD)
+    shapes = [compressor._sorted(compressor._pieces(OneBucket(model, 0)))[0]]  # type: ignore[arg-type]
+    starts = [compressor._start(piece.name, alike) for alike in shapes[0] for piece in alike.pieces]
+    state.q_memory_dict[0] = torch.cat([start.reshape(-1) for start in starts])
+    state.p_memory_dict[0] = torch.empty(sum(a.rows * a.rank * len(a.pieces) for a in shapes[0]))
+    ours, torchs, messages = [], [], 0
+    for step in range(2):
+        for found, hook in ((ours, compressor.hook), (torchs, lambda bucket: powerSGD_hook(state, bucket))):
+            bucket = OneBucket(model, 10 * step + group.rank)
+            with counting() as count:
+                hook(bucket).wait()  # type: ignore[arg-type]
+            found.append(bucket.buffer().tolist())
+            if found is ours:
+                compressor.taken()
+                messages = count()
+    return ours, torchs, messages
+
+
+class OneBucket:
+    """Gradients of a model, drawn anew, as DDP would show them to a hook."""
+
+    def __init__(self, model: torch.nn.Module, seed: int) -> None:
+        self._parameters = list(model.parameters())
+        sizes = [p.numel() for p in self._parameters]
+        self._buffer = torch.randn(sum(sizes), generator=torch.Generator().manual_seed(seed))
+        self._parts = torch.split(self._buffer, sizes)
+
+    def index(self) -> int:
+        return 0
+
+    def is_last(self) -> bool:
+        return True
+
+    def buffer(self) -> torch.Tensor:
+        return self._buffer
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return self._parameters
+
+    def gradients(self) -> list[torch.Tensor]:
+        return [part.view(p.shape) for part, p in zip(self._parts, self._parameters, strict=True)]
+
+
+@contextmanager
+def counting() -> Iterator[Callable[[], int]]:
+    """All-reduces made inside."""
+    with patch.object(dist, "all_reduce", wraps=dist.all_reduce) as made:
+        yield lambda: made.call_count
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 1000, 100_003])
 def test_a_message_of_signs_says_one_scale_and_every_sign(count: int) -> None:
     compressor = make_compressor(Compression(method="sign"), torch.nn.Linear(2, 1))
     values = torch.randn(count, generator=torch.Generator().manual_seed(count))
@@ -172,7 +244,10 @@ def test_a_message_of_signs_says_one_scale_and_every_sign(count: int) -> None:
     assert message.numel() == math.ceil(count / 8) + 4
     decoded = torch.zeros(count)
     compressor.add(decoded, message, 1.0)  # type: ignore[union-attr]
-    torch.testing.assert_close(decoded, values.abs().mean() * torch.where(values >= 0, 1.0, -1.0))
+    expected = values.abs().mean() * torch.where(values >= 0, 1.0, -1.0)
+    assert torch.equal(decoded, expected)
+    half = compressor.encode(values.bfloat16())  # type: ignore[union-attr]  # numpy has no such numbers
+    assert torch.equal(half[:-2], message[:-4])
 
 
 def test_what_fp16_cannot_hold_is_sent_as_its_largest_and_what_is_infinite_stays_so() -> None:
@@ -183,4 +258,4 @@ def test_what_fp16_cannot_hold_is_sent_as_its_largest_and_what_is_infinite_stays
 def narrowed(meet: object, values: list[float]) -> list[float]:
     meet()  # type: ignore[operator]
     compressor = make_compressor(Compression(method="fp16"), torch.nn.Linear(2, 1))
-    return compressor.narrow(torch.tensor(values)).tolist()  # type: ignore[union-attr, no-any-return]
+    return compressor.narrow(torch.tensor(values), 1).tolist()  # type: ignore[union-attr, no-any-return]

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,16 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
+import torch.distributed as dist
 from tests.strategies.test_pipeline import STEPS, TASK, run, state
 
 from disttrain_contract.env import CheckpointConfig, EvaluationConfig, RunConfig
 from disttrain_contract.messages import Checkpoint, Progress
 from disttrain_contract.strategy import Parallelism
+from disttrain_runtime.strategies.reduce_scatter import ExchangeAndAdd
+from support.gloo_group import together
 from support.gloo_ranks import Door, Ranks, digests, writer_of
+from support.strategy_stories import Meet
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(120)]
 
@@ -123,3 +128,40 @@ def test_hybrid_needs_workers_with_several_ranks(tmp_path: Path) -> None:
     with Ranks(tmp_path / "logs", cut("hybrid"), 2, job_dir=tmp_path / "job") as ranks:
         ranks.ended()
         assert "set processesPerWorker to 2 or more" in ranks.told.failure(0).message
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_gradients_are_scattered_as_torch_does_it_with_half_of_gloos_bytes(world: int) -> None:
+    for plain, waited, later, ours, gloos in together(world, scattered):
+        for op in plain:
+            torch.testing.assert_close(torch.tensor(waited[op]), torch.tensor(plain[op]), rtol=1e-6, atol=1e-6)
+            assert later[op] == waited[op]
+        assert ours == pytest.approx(gloos / 2, rel=0.05)
+
+
+def scattered(
+    meet: Meet,
+) -> tuple[dict[str, list[float]], dict[str, list[float]], dict[str, list[float]], int, int]:
+    """By operation: torch's, ours, and ours while something else is done; bytes sent by ours and torch's."""
+    group, connections = meet()
+    ranks, world = group.world_size, dist.group.WORLD
+    assert world is not None
+    values = torch.randn(ranks * 50_000, generator=torch.Generator().manual_seed(group.rank))
+    outputs = [[torch.empty(50_000) for _ in range(2)] for _ in range(3)]
+    sent = []
+    for number, op in enumerate((dist.ReduceOp.SUM, dist.ReduceOp.AVG)):
+        plain, waited, later = (row[number] for row in outputs)
+        marks = [connections.sent()]
+        ExchangeAndAdd()(waited, values, world, op)
+        group.barrier()
+        marks.append(connections.sent())
+        dist.reduce_scatter_single(plain, values, op=op)
+        group.barrier()
+        marks.append(connections.sent())
+        work = ExchangeAndAdd()(later, values, world, op, async_op=True)
+        assert work is not None
+        work.wait()
+        sent = [after - before for before, after in pairwise(marks)]
+    found = [{op: row[i].tolist() for i, op in enumerate(("sum", "avg"))} for row in outputs]
+    group.barrier()
+    return found[0], found[1], found[2], sent[0], sent[1]

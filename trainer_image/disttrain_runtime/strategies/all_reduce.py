@@ -19,6 +19,8 @@ from disttrain_runtime.strategies.compression import make_compressor
 from disttrain_runtime.strategies.replica import Replica
 from disttrain_runtime.task import Task
 
+_MEGABYTE = 1024 * 1024
+
 
 class AllReduce(Replica):
     """Replicas that start equal and stay equal.
@@ -46,7 +48,11 @@ class AllReduce(Replica):
         """
         devices = [self.device] if self.device.type == "cuda" else None
         self._replica = DistributedDataParallel(
-            self.model, device_ids=devices, gradient_as_bucket_view=True, init_sync=False
+            self.model,
+            device_ids=devices,
+            gradient_as_bucket_view=True,
+            init_sync=False,
+            bucket_cap_mb=self.bucket_megabytes,
         )
         self._keep_buffers()
         torch.autograd.backward(self.loss(batch))
@@ -55,6 +61,13 @@ class AllReduce(Replica):
         if self.compressor is not None:
             hook = self.compressor.hook
             self._replica.register_comm_hook(None, lambda _, bucket: hook(bucket))
+
+    @property
+    def bucket_megabytes(self) -> int | None:
+        """Gradients that travel together are at most so large. None: torch's default, 25 (the first one 1)."""
+        if self.compressor is None or not self.compressor.one_bucket:
+            return None
+        return 1 + sum(p.numel() * p.element_size() for p in self.model.parameters()) // _MEGABYTE
 
     @override
     def join(self, group: Group) -> None:

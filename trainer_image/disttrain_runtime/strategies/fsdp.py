@@ -2,7 +2,8 @@
 
 Rajbhandari et al. 2020, "ZeRO"; Zhao et al. 2023, "PyTorch FSDP". A block's parameters are gathered before it runs and dropped after;
 its gradients are averaged and cut in one go. Bytes a rank sends each step, P parameters of b bytes, N ranks: 3 (N - 1) / N × P b
-(gather forward, gather backward, scatter gradients), half as much again as all-reduce; memory for state falls by N.
+(gather forward, gather backward, scatter gradients), half as much again as all-reduce; memory for state falls by N. gloo has no
+reduce-scatter (it makes an all-reduce of it, and the 3 a 4), so on CPUs the ranks exchange their parts and add them up here.
 `hybrid` cuts inside a worker and keeps whole copies between workers, so that only 1 / n of the gradients leaves a worker of n ranks.
 """
 
@@ -24,6 +25,7 @@ from disttrain_runtime.groups import Group
 from disttrain_runtime.strategies.blocks import blocks_of, recompute
 from disttrain_runtime.strategies.microbatch import Microbatch
 from disttrain_runtime.strategies.parted import Parted
+from disttrain_runtime.strategies.reduce_scatter import ExchangeAndAdd
 
 _COPIES, _CUT = "copies", "cut"
 
@@ -52,8 +54,11 @@ class FullyShard(Parted):
         blocks = [block for block in blocks_of(model) if block is not model]
         if self.config.activation_checkpointing:
             recompute(blocks or [model])
+        scatter = ExchangeAndAdd() if self.device.type == "cpu" else None
         for block in (*blocks, model):
-            fully_shard(block, mesh=self._mesh, reshard_after_forward=True)
+            cut = fully_shard(block, mesh=self._mesh, reshard_after_forward=True)
+            if scatter is not None:
+                cut.set_custom_reduce_scatter(scatter)
         return model
 
     @override

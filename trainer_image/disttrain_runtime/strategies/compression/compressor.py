@@ -43,6 +43,9 @@ class Piece:
 class Compressor(ABC):
     """A communication hook of DDP, and what it remembers from step to step."""
 
+    one_bucket = False
+    """Its messages are so many that all gradients should wait for each other: DDP is told to make one bucket."""
+
     def __init__(self, config: contract.Compression, model: nn.Module) -> None:
         self.config, self.feedback = config, config.error_feedback
         self.scale = 1.0
@@ -54,6 +57,8 @@ class Compressor(ABC):
         """The residual of the steps taken; what is not there is zero."""
         self._pending: dict[str, Tensor] = {}
         """What it will be if the step under way is taken."""
+        self._rows: dict[int, tuple[Tensor, Tensor]] = {}
+        """Of each bucket: memory for the residual of the step under way, and that in which the kept one lies."""
 
     def hook(self, bucket: GradBucket) -> Future[Tensor]:
         """What DDP calls for each bucket as soon as its gradients are there."""
@@ -69,8 +74,18 @@ class Compressor(ABC):
     def exchange(self, bucket: GradBucket, values: Tensor, pieces: Sequence[Piece]) -> Future[Tensor]:
         """Begin to send these values compressed, `remember` what that loses, put the mean over all ranks in their place."""
 
+    def row(self, bucket: GradBucket) -> Tensor:
+        """Memory for what this step loses of a bucket; nothing of it is in use. For the kernel to find 4 MB of new memory
+        takes longer than to compute what goes there.
+        """
+        number, values = bucket.index(), bucket.buffer()
+        free, _ = self._rows.get(number, (None, None))
+        if free is None or (free.shape, free.dtype, free.device) != (values.shape, values.dtype, values.device):
+            self._rows[number] = torch.empty_like(values), torch.empty_like(values)
+        return self._rows[number][0]
+
     def remember(self, pieces: Sequence[Piece], lost: Tensor) -> None:
-        """The residual after this step, of one bucket. The tensor is ours from now on."""
+        """The residual after this step, of one bucket, in its `row`."""
         if self.scale != 1.0:
             lost.div_(self.scale)
         self._pending |= {piece.name: lost[piece.first : piece.end] for piece in pieces}
@@ -79,6 +94,7 @@ class Compressor(ABC):
         """The step under way was taken."""
         self._kept |= self._pending
         self._pending = {}
+        self._rows = {number: (old, new) for number, (new, old) in self._rows.items()}
 
     def undo(self) -> None:
         """It was not: broken off, or left out."""
@@ -133,7 +149,7 @@ class Gathered(Compressor):
     def exchange(self, bucket: GradBucket, values: Tensor, pieces: Sequence[Piece]) -> Future[Tensor]:
         message = self.encode(values)
         if self.feedback:
-            lost = values.clone()
+            lost = self.row(bucket).copy_(values)
             self.add(lost, message, -1.0)
             self.remember(pieces, lost)
         ranks = dist.get_world_size()

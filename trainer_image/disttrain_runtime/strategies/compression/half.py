@@ -13,11 +13,12 @@ from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch._C._distributed_c10d import GradBucket
 from torch.futures import Future
 from typing_extensions import override
 
+from disttrain_contract import strategy as contract
 from disttrain_runtime.strategies.compression.compressor import Compressor, Piece
 
 
@@ -26,22 +27,36 @@ class Fp16(Compressor):
 
     dtype = torch.float16
 
+    def __init__(self, config: contract.Compression, model: nn.Module) -> None:
+        super().__init__(config, model)
+        self._messages: dict[int, Tensor] = {}
+        """By bucket; its memory is used again in the next step."""
+
     @override
     def exchange(self, bucket: GradBucket, values: Tensor, pieces: Sequence[Piece]) -> Future[Tensor]:
         ranks = dist.get_world_size()
-        message = self.narrow(values / ranks)
+        message = self.narrow(values, ranks, self._messages.get(bucket.index()))
+        self._messages[bucket.index()] = message
         if self.feedback:
-            self.remember(pieces, values.sub(message, alpha=ranks))
+            lost = self.row(bucket).copy_(message)
+            self.remember(pieces, torch.sub(values, lost, alpha=ranks, out=lost))
         sum_ = dist.all_reduce(message, async_op=True)
         assert sum_ is not None
         return sum_.get_future().then(lambda future: values.copy_(future.value()[0]))
 
-    def narrow(self, values: Tensor) -> Tensor:
-        """Round; each rank's own part of the sum stays below the limit, so that the sum does."""
-        limit = torch.finfo(self.dtype).max / dist.get_world_size()
-        if values.device.type == "cpu" and _within(values, limit):  # a GPU would have to be waited for
-            return values.to(self.dtype)
-        return torch.where(values.isinf(), values, values.clamp(-limit, limit)).to(self.dtype)
+    def narrow(self, values: Tensor, ranks: int, into: Tensor | None = None) -> Tensor:
+        """A rank's part of the mean, rounded; each part stays below the limit, so that the sum does."""
+        limit = torch.finfo(self.dtype).max / ranks
+        if values.device.type == "cpu" and _within(values, limit * ranks):  # a GPU would have to be waited for
+            return _divided(values, ranks, self.dtype, into)
+        part = values / ranks
+        return torch.where(part.isinf(), part, part.clamp(-limit, limit)).to(self.dtype)
+
+    @override
+    def undo(self) -> None:
+        """A group that is broken may still write to what was being sent."""
+        super().undo()
+        self._messages = {}
 
 
 class Bf16(Fp16):
@@ -50,8 +65,15 @@ class Bf16(Fp16):
     dtype = torch.bfloat16
 
     @override
-    def narrow(self, values: Tensor) -> Tensor:
-        return values.to(self.dtype)
+    def narrow(self, values: Tensor, ranks: int, into: Tensor | None = None) -> Tensor:
+        return _divided(values, ranks, self.dtype, into)
+
+
+def _divided(values: Tensor, ranks: int, dtype: torch.dtype, into: Tensor | None) -> Tensor:
+    """The quotient, rounded once more to the dtype, where there is room for it."""
+    if into is None or into.shape != values.shape:
+        into = torch.empty_like(values, dtype=dtype)
+    return torch.div(values, ranks, out=into)
 
 
 def _within(values: Tensor, limit: float) -> bool:

@@ -1,4 +1,4 @@
-"""Matrices of low rank: PowerSGD, Vogels et al. 2019 (arXiv:1905.13727), by torch's own hook.
+"""Matrices of low rank: PowerSGD, Vogels et al. 2019 (arXiv:1905.13727).
 
 For each parameter as a matrix M (n × m) and a rank r
 
@@ -7,10 +7,11 @@ For each parameter as a matrix M (n × m) and a rank r
 bytes per rank and step: 2 (W-1)/W · 4 · Σ r (n + m), and those of an all-reduce for what is too small to gain by it.
 Q is where the next step starts from: alike on all ranks, and part of the checkpoint.
 
-Differences from torch's defaults: it compresses from the first step on (torch waits because DDP lays out its buckets anew
-after its first step; ours are final before), error feedback is the one that all compressors share, one bucket is finished
-before the next begins (on gloo the hook's inner all-reduces would otherwise meet in any order), and the first Q is
-a function of the parameter's name, so that a rank needs no history to agree with the others.
+The numbers are those of torch's hook; the messages are fewer: what is not compressed goes along with P, so two all-reduces do
+where torch's hook makes three, one after the other, and one bucket holds the whole model. Other differences from torch's
+defaults: it compresses from the first step on (torch waits because DDP lays out its buckets anew after its first step; ours
+are final before), error feedback is the one that all compressors share, and the first Q is a function of the parameter's
+name, so that a rank needs no history to agree with the others.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch._C._distributed_c10d import GradBucket
-from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 from torch.futures import Future
 from typing_extensions import override
 
@@ -35,26 +36,40 @@ _MIN_RATE = 2
 """A matrix is compressed when that makes it at least so many times smaller. torch's default."""
 _EPSILON = 1e-8
 """A gradient of all zeros must not divide by zero."""
+_FEW = 2
+"""Up to so many columns Gram and Schmidt are faster than a QR decomposition. torch's limit."""
 _Q = "q"
 KEY = "power_sgd"
 
 
 @dataclass(frozen=True, slots=True)
-class _Matrix:
-    """A parameter that is worth compressing."""
+class _Alike:
+    """Parameters of one shape that are worth compressing: their P lie in one piece of memory, and so do their Q."""
 
-    piece: Piece
     rows: int
     columns: int
     rank: int
+    pieces: tuple[Piece, ...]
+
+    @property
+    def p_shape(self) -> tuple[int, int, int]:
+        return len(self.pieces), self.rows, self.rank
+
+    @property
+    def q_shape(self) -> tuple[int, int, int]:
+        return len(self.pieces), self.columns, self.rank
+
+    def matrices(self, values: Tensor) -> list[Tensor]:
+        """What lies there, as matrices."""
+        return [values[piece.first : piece.end].view(self.rows, self.columns) for piece in self.pieces]
 
 
-def as_matrix(piece: Piece, rank: int) -> _Matrix | None:
-    """The first dimension against all others; None when P and Q together are not much smaller. torch's rule."""
+def as_matrix(piece: Piece, rank: int) -> tuple[int, int, int] | None:
+    """(rows, columns, rank): the first dimension against all others; None when P and Q are not much smaller. torch's rule."""
     rows = piece.shape[0] if piece.shape else 1
     columns = (piece.end - piece.first) // rows if rows else 0
     rank = min(rows, columns, rank)
-    return _Matrix(piece, rows, columns, rank) if (rows + columns) * rank * _MIN_RATE < rows * columns else None
+    return (rows, columns, rank) if (rows + columns) * rank * _MIN_RATE < rows * columns else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,26 +78,23 @@ class _Begun:
 
     before: Tensor
     p: Tensor | None
-    rank: int
 
     def lost(self, q: Tensor | None) -> Tensor:
         """What P Qᵀ leaves out; nothing, where all is sent."""
         if self.p is None or q is None:
             return torch.zeros_like(self.before)
-        sent = self.p.view(-1, self.rank) @ q.to(self.p).view(-1, self.rank).T
+        sent = self.p @ q.to(self.p).view(-1, self.p.shape[1]).T
         return self.before - sent.reshape(-1)
 
 
 class PowerSGD(Compressor):
-    """Around torch's hook: its memory is laid out anew for each bucket, from what is kept by name."""
+    """One bucket is finished before the next begins: all ranks must make the same all-reduces in the same order."""
+
+    one_bucket = True
 
     def __init__(self, config: contract.Compression, model: nn.Module) -> None:
         super().__init__(config, model)
-        self._torch = PowerSGDState(
-            None, config.rank or DEFAULT_RANK, start_powerSGD_iter=2, min_compression_rate=_MIN_RATE,
-            use_error_feedback=False, orthogonalization_epsilon=_EPSILON,
-        )  # fmt: skip
-        self._torch.iter = self._torch.start_powerSGD_iter
+        self._rank = config.rank or DEFAULT_RANK
         self._q: dict[str, Tensor] = {}
         self._next_q: dict[str, Tensor] = {}
         """What it will be if the step under way is taken."""
@@ -90,36 +102,63 @@ class PowerSGD(Compressor):
 
     @override
     def exchange(self, bucket: GradBucket, values: Tensor, pieces: Sequence[Piece]) -> Future[Tensor]:
-        number, matrices, memory = bucket.index(), self._compressed(pieces), self._torch
-        q_sizes, p_sizes = [m.columns * m.rank for m in matrices], [m.rows * m.rank for m in matrices]
-        starts = [self._start(m).to(values) for m in matrices]
-        memory.q_memory_dict[number] = torch.cat([values.new_empty(0), *starts])
-        memory.p_memory_dict[number] = values.new_empty(sum(p_sizes))
-        if self.feedback:
-            self._begin(values.clone(), pieces, matrices, torch.split(memory.p_memory_dict[number], p_sizes))
-        sending = powerSGD_hook(memory, bucket)
-        sending.wait()
+        compressed, whole = self._sorted(pieces)
+        before = self.row(bucket).copy_(values) if self.feedback else None
+        plain, ps = self._first_message(values, compressed, whole)
+        if before is not None:
+            self._begin(before, compressed, whole, ps)
+        qs = self._second_message(values, compressed, ps)
+        for alike, p, q in zip(compressed, ps, qs, strict=True):
+            for matrix, left, right in zip(alike.matrices(values), p, q, strict=True):
+                torch.mm(left, right.T, out=matrix)
+            self._next_q |= {piece.name: each.reshape(-1) for piece, each in zip(alike.pieces, q, strict=True)}
+        for piece, part in zip(whole, plain, strict=True):
+            values[piece.first : piece.end].copy_(part)
+        if before is not None:
+            self.remember(pieces, _lost(before, values, compressed, whole))
+        done: Future[Tensor] = Future(devices=[values.device] if values.device.type == "cuda" else [])
+        done.set_result(values)
+        return done
 
-        def keep(future: Future[Tensor]) -> Tensor:
-            future.value()  # raises what went wrong
-            parts = torch.split(memory.q_memory_dict[number], q_sizes)
-            self._next_q |= {m.piece.name: q for m, q in zip(matrices, parts, strict=True)}
-            if self.feedback:
-                self._keep(pieces)
-            return values
+    def _first_message(
+        self, values: Tensor, compressed: Sequence[_Alike], whole: Sequence[Piece]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The means of what is not compressed, and of each P, orthogonalised."""
+        sizes = [piece.end - piece.first for piece in whole]
+        message, ps = _room(values, sum(sizes), [alike.p_shape for alike in compressed])
+        plain = message[: sum(sizes)]
+        if whole:
+            torch.cat([values[piece.first : piece.end] for piece in whole], out=plain)
+        for alike, p in zip(compressed, ps, strict=True):
+            starts = torch.stack([self._start(piece.name, alike) for piece in alike.pieces]).to(values)
+            for matrix, q, left in zip(alike.matrices(values), _orthogonal(starts), p, strict=True):
+                torch.mm(matrix, q, out=left)
+        dist.all_reduce(message)
+        plain.div_(dist.get_world_size())
+        for p in ps:  # where a sum is as good as a mean
+            p.copy_(_orthogonal(p))
+        return list(torch.split(plain, sizes)), ps
 
-        return sending.then(keep)
+    def _second_message(self, values: Tensor, compressed: Sequence[_Alike], ps: Sequence[Tensor]) -> list[Tensor]:
+        """The mean of each Q."""
+        message, qs = _room(values, 0, [alike.q_shape for alike in compressed])
+        for alike, p, q in zip(compressed, ps, qs, strict=True):
+            for matrix, left, right in zip(alike.matrices(values), p, q, strict=True):
+                torch.mm(matrix.T, left, out=right)
+        if compressed:
+            dist.all_reduce(message)
+            message.div_(dist.get_world_size())
+        return qs
 
     def _begin(
-        self, before: Tensor, pieces: Sequence[Piece], matrices: Sequence[_Matrix], ps: Sequence[Tensor]
+        self, before: Tensor, compressed: Sequence[_Alike], whole: Sequence[Piece], ps: Sequence[Tensor]
     ) -> None:
-        compressed = {m.piece.name: (p, m.rank) for m, p in zip(matrices, ps, strict=True)}
-        for piece in pieces:
-            self._begun[piece.name] = _Begun(before[piece.first : piece.end], *compressed.get(piece.name, (None, 0)))
-
-    def _keep(self, pieces: Sequence[Piece]) -> None:
-        lost = [self._begun[piece.name].lost(self._next_q.get(piece.name)) for piece in pieces]
-        self.remember(pieces, torch.cat(lost))
+        found = {p.name: _Begun(before[p.first : p.end], None) for p in whole}
+        for alike, block in zip(compressed, ps, strict=True):
+            found |= {
+                p.name: _Begun(before[p.first : p.end], left) for p, left in zip(alike.pieces, block, strict=True)
+            }
+        self._begun |= found
 
     @override
     def taken(self) -> None:
@@ -150,17 +189,47 @@ class PowerSGD(Compressor):
         super().load(state)
         self._q = new
 
-    def _start(self, matrix: _Matrix) -> Tensor:
+    def _start(self, name: str, alike: _Alike) -> Tensor:
         """What Q was after the last step, or the first one: alike on all ranks, drawn from no shared generator."""
-        if matrix.piece.name in self._q:
-            return self._q[matrix.piece.name]
-        generator = torch.Generator().manual_seed(zlib.crc32(matrix.piece.name.encode()))
-        return torch.randn(matrix.columns * matrix.rank, generator=generator)
+        row = self._q.get(name)
+        if row is None:
+            generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+            row = torch.randn(alike.columns * alike.rank, generator=generator)
+        return row.view(alike.columns, alike.rank)
 
-    def _compressed(self, pieces: Sequence[Piece]) -> list[_Matrix]:
-        """In the order of torch's memory: those of one shape together, shapes in the order in which they first appear."""
-        by_shape: dict[tuple[int, int], list[_Matrix]] = {}
+    def _sorted(self, pieces: Sequence[Piece]) -> tuple[list[_Alike], list[Piece]]:
+        """What is compressed, by shape, and what is not."""
+        by_shape: dict[tuple[int, int, int], list[Piece]] = {}
+        whole: list[Piece] = []
         for piece in pieces:
-            if matrix := as_matrix(piece, self._torch.matrix_approximation_rank):
-                by_shape.setdefault((matrix.rows, matrix.columns), []).append(matrix)
-        return [matrix for alike in by_shape.values() for matrix in alike]
+            shape = as_matrix(piece, self._rank)
+            (whole if shape is None else by_shape.setdefault(shape, [])).append(piece)
+        return [_Alike(*shape, tuple(alike)) for shape, alike in by_shape.items()], whole
+
+
+def _room(values: Tensor, first: int, shapes: Sequence[tuple[int, int, int]]) -> tuple[Tensor, list[Tensor]]:
+    """Memory for one message: so many values, and then these blocks."""
+    sizes = [a * b * c for a, b, c in shapes]
+    message = values.new_empty(first + sum(sizes))
+    blocks = torch.split(message[first:], sizes)
+    return message, [block.view(shape) for block, shape in zip(blocks, shapes, strict=True)]
+
+
+def _lost(before: Tensor, sent: Tensor, compressed: Sequence[_Alike], whole: Sequence[Piece]) -> Tensor:
+    """What was to be sent becomes what was not."""
+    for piece in (piece for alike in compressed for piece in alike.pieces):
+        before[piece.first : piece.end].sub_(sent[piece.first : piece.end])
+    for piece in whole:
+        before[piece.first : piece.end].zero_()
+    return before
+
+
+def _orthogonal(blocks: Tensor) -> Tensor:
+    """Columns of length one, at right angles."""
+    if blocks.shape[2] > _FEW and blocks.dtype.itemsize > 2:
+        return torch.linalg.qr(blocks).Q
+    for i in range(blocks.shape[2]):
+        column, rest = blocks[:, :, i : i + 1], blocks[:, :, i + 1 :]
+        column /= torch.linalg.vector_norm(column, dim=1, keepdim=True) + _EPSILON
+        rest -= (column * rest).sum(1, keepdim=True) * column
+    return blocks
