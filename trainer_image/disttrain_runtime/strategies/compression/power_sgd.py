@@ -227,7 +227,8 @@ def _lost(before: Tensor, sent: Tensor, compressed: Sequence[_Alike], whole: Seq
 def _orthogonal(blocks: Tensor) -> Tensor:
     """Columns of length one, at right angles."""
     if blocks.shape[2] > _FEW and blocks.dtype.itemsize > 2:
-        return torch.linalg.qr(blocks).Q
+        columns: Tensor = torch.linalg.qr(blocks).Q
+        return columns
     for i in range(blocks.shape[2]):
         column, rest = blocks[:, :, i : i + 1], blocks[:, :, i + 1 :]
         column /= torch.linalg.vector_norm(column, dim=1, keepdim=True) + _EPSILON
