@@ -131,6 +131,7 @@ PRIVACY = {"noiseMultiplier": 1.0, "maxGradNorm": 1.0, "delta": 1e-5}
         ({"parallelism": {"shard": "full"}}, "every rank must have all of it"),
         ({"precision": "bf16"}, "in fp32"),
         ({"maxGradNorm": 1.0}, "leave strategy.maxGradNorm out"),
+        ({"synchronization": {"staticGraph": True}}, "they wait for their noise"),
     ],
 )
 def test_privacy_goes_with_what_leaves_a_samples_gradient_whole(strategy: dict, because: str | None) -> None:
