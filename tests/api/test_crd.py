@@ -132,6 +132,7 @@ PRIVACY = {"noiseMultiplier": 1.0, "maxGradNorm": 1.0, "delta": 1e-5}
         ({"precision": "bf16"}, "in fp32"),
         ({"maxGradNorm": 1.0}, "leave strategy.maxGradNorm out"),
         ({"activationCheckpointing": True}, "with activationCheckpointing is not built"),
+        ({"synchronization": {"staticGraph": True}}, "they wait for their noise"),
     ],
 )
 def test_privacy_goes_with_what_leaves_a_samples_gradient_whole(strategy: dict, because: str | None) -> None:

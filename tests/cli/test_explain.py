@@ -243,9 +243,11 @@ def synchronized(**how: Any) -> dict[str, Any]:
         {"method": "roundRobin"},
         {"method": "asyncRing", "everySteps": 2, "maxStaleness": 0, "meetEverySteps": 40},
         {"method": "gossip", "meetEverySteps": 10},
+        {"staticGraph": True, "bucketMegabytes": 50},
+        {"method": "gossip", "staticGraph": False},
     ],
 )
-def test_every_way_to_exchange_parameters_is_accepted(cli: Cli, file: File, how: dict[str, Any]) -> None:
+def test_every_way_to_stay_in_step_is_accepted(cli: Cli, file: File, how: dict[str, Any]) -> None:
     task = {name: value for name, value in GOOD.items() if name != "command"} | {"entrypoint": "digits.task:build"}
     assert cli("explain", "-f", file(job() | {"spec": task | synchronized(**how)})).code == 0
 
@@ -281,6 +283,17 @@ def test_every_way_to_exchange_parameters_is_accepted(cli: Cli, file: File, how:
         (synchronized(method="allReduce", everySteps=2), "everySteps is for methods that exchange parameters"),
         (synchronized(method="diLoCo", meetEverySteps=9), "meetEverySteps is for asyncRing and gossip"),
         (synchronized(method="diLoCo", synchronousSteps=9), "synchronousSteps is for modelAveraging"),
+        (synchronized(method="parameterServer", staticGraph=True), "staticGraph and bucketMegabytes are for allReduce"),
+        (synchronized(method="gossip", bucketMegabytes=50), "staticGraph and bucketMegabytes are for allReduce"),
+        (
+            {"strategy": {"synchronization": {"staticGraph": True}, "parallelism": {"shard": "full"}}},
+            "with parallelism.tensor, pipeline or shard leave them out",
+        ),
+        (
+            {"strategy": {"synchronization": {"bucketMegabytes": 50}, "compression": {"method": "powerSGD"}}},
+            "waits for all gradients and sends two messages",
+        ),
+        (synchronized(bucketMegabytes=0), "spec.strategy.synchronization.bucketMegabytes: must be greater than or"),
         (synchronized(method="diLoCo", everySteps=3, fragments=4), "fragments may not be more than everySteps"),
         (
             synchronized(method="gossip", outerMomentum=0.5),

@@ -43,6 +43,11 @@ def test_all_that_can_be_said_arrives() -> None:
     )
 
 
+def test_how_gradients_go_round_arrives() -> None:
+    found = strategy_config({"synchronization": {"staticGraph": True, "bucketMegabytes": 50}})
+    assert found.synchronization == Synchronization(static_graph=True, bucket_megabytes=50)
+
+
 def test_what_an_older_server_let_through_is_named() -> None:
     with pytest.raises(SpecError, match=r"spec.strategy.privacy.delta: is missing|delta"):
         strategy_config({"privacy": {"noiseMultiplier": 1, "maxGradNorm": 1}})

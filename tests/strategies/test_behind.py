@@ -32,8 +32,8 @@ class SomebodyElsesTurn(RoundRobin):
     def turn(self, finished: int) -> int:
         return 1
 
-    def _tell(self, progress: list[torch.Tensor]) -> list[torch.Tensor]:
-        return [torch.full_like(p, 0.25) for p in progress]
+    def _tell(self) -> list[torch.Tensor]:
+        return [torch.full_like(p, 0.25) for p in self.live]
 
 
 KINDS = {
@@ -69,7 +69,7 @@ def values(strategy: CommonModel) -> list[torch.Tensor]:
     return [*strategy.live, *strategy.common, *moments]
 
 
-def broken(*_: object) -> None:
+def broken(*_: object, **__: object) -> None:
     raise ConnectionError
 
 

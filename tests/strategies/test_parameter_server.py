@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,16 @@ from tests.distributed.test_regroup import holding, stopped_at
 from disttrain_contract.env import CheckpointConfig, RunConfig
 from disttrain_contract.messages import Restore
 from disttrain_contract.strategy import StrategyConfig, Synchronization
+from disttrain_runtime.checkpoint.structure import tensors_in
 from disttrain_runtime.errors import EntrypointError
 from disttrain_runtime.strategies import make_strategy
 from disttrain_runtime.strategies.parameter_server import MEETING
 from disttrain_runtime.strategies.push_pull import Parts
+from disttrain_runtime.strategies.rows import Pool
 from disttrain_runtime.strategies.shard_server import ShardServer
 from support.gloo_group import together
 from support.gloo_ranks import Ranks, digests
-from support.strategy_stories import accuracies, bytes_per_step, each, smooth, stale, trained
+from support.strategy_stories import Meet, Run, accuracies, bytes_per_step, each, smooth, stale, trained
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(120)]
 
@@ -174,9 +177,38 @@ def test_a_server_has_memory_for_its_own_part_only_and_the_optimizer_sees_every_
     before = first.detach().clone()
     for sign in (1.0, 3.0):
         server.add(torch.full((first.numel(),), sign))
-    after = server.update(2, lambda own: own)
+    after = torch.empty(first.numel())
+    server.update(2, lambda own: own, after)
     torch.testing.assert_close(after, before.reshape(-1) - 0.05 * 2.0)
     assert list(server.state()["optimizer"]["state"]) == [0]
+
+
+def test_a_row_is_used_again_when_its_last_user_is_done_with_it() -> None:
+    pool = Pool()
+    row = pool.take(4, torch.float32, users=2)
+    place = row.values.data_ptr()
+    row.done()
+    assert pool.take(4, torch.float32).values.data_ptr() != place
+    row.done()
+    assert pool.take(4, torch.float64).values.data_ptr() != place
+    assert pool.take(4, torch.float32).values.data_ptr() == place
+
+
+def test_what_a_server_does_after_a_restore_does_not_reach_into_what_it_would_go_back_to() -> None:
+    assert together(1, restored_and_updated, served()) == [True]
+
+
+def restored_and_updated(meet: Meet, config: StrategyConfig) -> bool:
+    run = Run(meet, config, smooth()).train(range(MEETING))
+    strategy: Any = run.strategy
+    strategy.load(deepcopy(strategy.state()))
+    met, server = deepcopy(strategy.state()), strategy._server
+    count = sum(p.numel() for p in strategy.trained)
+    server.add(torch.ones(count))
+    server.update(1, lambda own: own, torch.empty(count))
+    run.done()
+    pairs = zip(tensors_in(met), tensors_in(strategy.state()), strict=True)
+    return all(torch.equal(before, after) for before, after in pairs)
 
 
 def test_loss_scaling_is_refused_with_the_reason() -> None:

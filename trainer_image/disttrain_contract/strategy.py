@@ -40,6 +40,10 @@ class Synchronization:
     outer_learning_rate: float | None = None
     outer_momentum: float | None = None
     fragments: int | None = None
+    static_graph: bool = False
+    """Every step uses the same parameters in the same order."""
+    bucket_megabytes: int | None = None
+    """Gradients that go round together are at most so large."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,6 +77,7 @@ class Synchronization(ApiModel):
             Rule("!has(self.synchronousSteps) || self.method == 'modelAveraging'", "synchronousSteps is for modelAveraging: the steps before replicas begin to train alone"),
             Rule("!has(self.meetEverySteps) || self.method in ['asyncRing', 'gossip']", "meetEverySteps is for asyncRing and gossip: with the other methods all replicas meet at every exchange"),
             Rule("!has(self.fragments) || self.fragments <= (has(self.everySteps) ? self.everySteps : 50)", "fragments may not be more than everySteps (50 if unset): each of them is exchanged after a step of its own"),
+            Rule("((!has(self.staticGraph) || !self.staticGraph) && !has(self.bucketMegabytes)) || self.method == 'allReduce'", "staticGraph and bucketMegabytes are for allReduce: they say how gradients go round while the backward pass still computes, and the other methods send what they send behind it"),
             Rule("(!has(self.outerLearningRate) && !has(self.outerMomentum) && !has(self.fragments)) || self.method == 'diLoCo'", "outerLearningRate, outerMomentum and fragments are for diLoCo"),
         )
     )  # fmt: skip
@@ -115,6 +116,16 @@ class Synchronization(ApiModel):
     )  # fmt: skip
     fragments: int | None = Field(
         None, ge=1, le=1024, description="diLoCo: parts of the model that are exchanged one after the other (streaming).",
+    )  # fmt: skip
+    static_graph: bool = Field(
+        False,
+        description="allReduce: every step uses the same parameters in the same order, which spares DDP to find out (its static_graph). "
+        "A promise of the model: where it does not hold, steps go wrong or stop with an error.",
+    )
+    bucket_megabytes: int | None = Field(
+        None, ge=1, le=65_536,
+        description="allReduce: gradients that go round together are at most so large (DDP's bucket_cap_mb); 25 if unset, the first ones 1. "
+        "More: fewer messages, which overlap less with the backward pass.",
     )  # fmt: skip
 
 
@@ -159,12 +170,16 @@ class Privacy(ApiModel):
     )
 
 
+_BUCKETS = "(has(self.synchronization) && ((has(self.synchronization.staticGraph) && self.synchronization.staticGraph) || has(self.synchronization.bucketMegabytes)))"
 _METHOD = "(has(self.synchronization) && has(self.synchronization.method) ? self.synchronization.method : 'allReduce')"
 _BY_SAMPLE = "(has(self.privacy) && (!has(self.privacy.unit) || self.privacy.unit == 'sample'))"
 _BY_WORKER = "(has(self.privacy) && has(self.privacy.unit) && self.privacy.unit == 'worker')"
 
 STRATEGY_RULES = (
     Rule(f"!{_SPLIT} || !has(self.synchronization) || self.synchronization.method == 'allReduce'", "a model that is split (parallelism.tensor, pipeline, shard) exchanges gradients in every step; the other methods need the whole model on every rank, as replicas of several ranks are not built for them: leave either synchronization.method or parallelism out"),
+    Rule(f"!{_BUCKETS} || !{_SPLIT}", "synchronization.staticGraph and bucketMegabytes are for gradients of a whole model on every rank: with parallelism.tensor, pipeline or shard leave them out"),
+    Rule(f"!{_BUCKETS} || !has(self.privacy)", "synchronization.staticGraph and bucketMegabytes are for gradients that go round while the backward pass still computes, and with privacy they wait for their noise: leave them out"),
+    Rule("!has(self.synchronization) || !has(self.synchronization.bucketMegabytes) || !has(self.compression) || self.compression.method != 'powerSGD'", "compression powerSGD waits for all gradients and sends two messages a step: synchronization.bucketMegabytes would only make more of them, leave it out"),
     Rule(f"!{_BY_SAMPLE} || {_METHOD} == 'allReduce'", "privacy of single samples (privacy.unit sample) is for synchronization.method allReduce, and not built for the others: with modelAveraging and diLoCo, privacy.unit worker adds noise to what is exchanged"),
     Rule(f"!{_BY_WORKER} || !({_METHOD} in ['allReduce', 'parameterServer'])", "privacy.unit worker adds noise to what workers exchange after steps of their own: choose synchronization.method modelAveraging or diLoCo, or privacy.unit sample"),
     Rule(f"!{_BY_WORKER} || {_METHOD} != 'gossip'", "privacy.unit worker and gossip exclude each other: pairs mix their models before any noise is added, so what one worker learnt changes what all others learn, and clipping bounds none of it"),

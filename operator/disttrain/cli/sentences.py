@@ -104,7 +104,9 @@ def _synchronised(strategy: StrategyConfig) -> str:
         return f"{how.method}: replicas train alone and exchange parameters {often}"
     feedback = " with error feedback" if compression.error_feedback else ""
     compressed = f", gradients by {compression.method}{feedback}" if compression.method != NONE else ""
-    return f"{how.method} at every step{compressed}"
+    buckets = f", in buckets of {how.bucket_megabytes} MB" if how.bucket_megabytes else ""
+    graph = ", the graph taken as static" if how.static_graph else ""
+    return f"{how.method} at every step{compressed}{buckets}{graph}"
 
 
 def saves(job: Job) -> Iterator[str]:

@@ -50,6 +50,8 @@ def _synchronization(spec: Mapping[str, Any]) -> Synchronization:
         outer_learning_rate=raw.number(spec, "outerLearningRate"),
         outer_momentum=raw.number(spec, "outerMomentum"),
         fragments=raw.integer(spec, "fragments"),
+        static_graph=spec.get("staticGraph") is True,
+        bucket_megabytes=raw.integer(spec, "bucketMegabytes"),
     )
 
 

@@ -22,6 +22,12 @@ def take_apart(state: Mapping[str, Any]) -> tuple[bytes, dict[str, dict[str, Ten
     return json.dumps(tree, allow_nan=False).encode(), {key: found for key, found in tensors.items() if found}
 
 
+def tensors_in(state: Mapping[str, Any]) -> list[Tensor]:
+    """All of them."""
+    _, groups = take_apart(state)
+    return [tensor for tensors in groups.values() for tensor in tensors.values()]
+
+
 def put_together(structure: bytes, tensors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any]:
     """The inverse. Raises ValueError when the two do not fit together."""
     try:

@@ -45,6 +45,10 @@ class AllReduce(Replica):
         are added depends on the place in the bucket. Without a rehearsal the first step after a restart would
         differ in the last bit from the same step of an uninterrupted run. `_rebuild_buckets` is what its next forward
         pass would begin with.
+
+        In its first pass over a static graph DDP notes the gradients in the model's order, and in that in which they come only in
+        the first one in its next group. Survivors would then have laid out other buckets than a replacement, and add up what
+        does not belong together. So the order is learnt here, in a second pass.
         """
         devices = [self.device] if self.device.type == "cuda" else None
         self._replica = DistributedDataParallel(
@@ -53,20 +57,27 @@ class AllReduce(Replica):
             gradient_as_bucket_view=True,
             init_sync=False,
             bucket_cap_mb=self.bucket_megabytes,
+            static_graph=self.config.synchronization.static_graph,
         )
-        self._keep_buffers()
-        torch.autograd.backward(self.loss(batch))
-        self._replica.reducer._rebuild_buckets()
-        self.undo()
+        self._learn_order(batch)
+        if self.config.synchronization.static_graph:
+            self._replica._update_process_group(dist.group.WORLD)  # type: ignore[no-untyped-call]
+            self._learn_order(batch)
         if self.compressor is not None:
             hook = self.compressor.hook
             self._replica.register_comm_hook(None, lambda _, bucket: hook(bucket))
+
+    def _learn_order(self, batch: Batch) -> None:
+        self._keep_buffers()
+        torch.autograd.backward(self.loss(batch))
+        self.replica.reducer._rebuild_buckets()
+        self.undo()
 
     @property
     def bucket_megabytes(self) -> int | None:
         """Gradients that travel together are at most so large. None: torch's default, 25 (the first one 1)."""
         if self.compressor is None or not self.compressor.one_bucket:
-            return None
+            return self.config.synchronization.bucket_megabytes
         return 1 + sum(p.numel() * p.element_size() for p in self.model.parameters()) // _MEGABYTE
 
     @override

@@ -74,7 +74,8 @@ class DiLoCo(CommonModel):
         self._exchanged = {i for f in due for i in self.fragments[f]}
         for f in due:
             places = self.fragments[f]
-            deltas = weighted_sum([self.common[i] - self.live[i] for i in places], self.untold[f].weight)
+            common, live = [self.common[i] for i in places], [self.live[i] for i in places]
+            deltas = weighted_sum(common, self.untold[f].weight, self.room, minus=live)
             self.outer_step(places, deltas)
             self.untold[f] = Samples()
 

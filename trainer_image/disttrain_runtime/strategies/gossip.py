@@ -24,11 +24,12 @@ import torch.distributed as dist
 from typing_extensions import override
 
 from disttrain_contract.strategy import StrategyConfig
+from disttrain_runtime.groups import Group
 from disttrain_runtime.randomness import permutation
 from disttrain_runtime.sampler import Share
 from disttrain_runtime.strategies.async_ring import MEET_EVERY
 from disttrain_runtime.strategies.local import Local
-from disttrain_runtime.strategies.weighted_sum import pack, unpack, weighted_sum
+from disttrain_runtime.strategies.weighted_sum import Room, laid_out, pack, unpack, weighted_sum
 from disttrain_runtime.task import Task
 
 _SEED = 0x60551
@@ -45,6 +46,11 @@ class Gossip(Local):
         super().__init__(task, config, device)
         self.meet_every = config.synchronization.meet_every_steps or MEET_EVERY
         self._distance = 0.0
+
+    @override
+    def join(self, group: Group) -> None:
+        super().join(group)
+        self._arriving = Room()
 
     @override
     @torch.no_grad()
@@ -65,23 +71,22 @@ class Gossip(Local):
         if self.finished % self.every or size == 1:
             return
         targets = sends(self.finished, size)
-        buckets = pack(self.live)
-        for bucket in buckets:
-            other = torch.empty_like(bucket.flat)
+        buckets, others = pack(self.live, self.room), laid_out(self.live, self._arriving)
+        for bucket, other in zip(buckets, others, strict=True):
             talks = [
                 dist.P2POp(dist.isend, bucket.flat, targets[rank]),
-                dist.P2POp(dist.irecv, other, targets.index(rank)),
+                dist.P2POp(dist.irecv, other.flat, targets.index(rank)),
             ]
             for work in dist.batch_isend_irecv(talks):
                 work.wait()
-            bucket.flat.add_(other).mul_(0.5)
+            bucket.flat.add_(other.flat).mul_(0.5)
         for p, value in zip(self.live, unpack(buckets, self.live), strict=True):
             p.copy_(value)
 
     @override
     @torch.no_grad()
     def come_together(self) -> None:
-        mean = weighted_sum(list(self.live), 1 / self.group.world_size)
+        mean = weighted_sum(list(self.live), 1 / self.group.world_size, self.room)
         self._distance = float(sum((p - m).double().square().sum() for p, m in zip(self.live, mean, strict=True)))
         for p, value in zip(self.live, mean, strict=True):
             p.copy_(value)

@@ -14,6 +14,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -27,9 +28,9 @@ from disttrain_runtime.data import Batch
 from disttrain_runtime.groups import Group
 from disttrain_runtime.precision import KEY as SCALER
 from disttrain_runtime.sampler import Share
-from disttrain_runtime.strategies.kept import Kept
+from disttrain_runtime.strategies.kept import Kept, Place
 from disttrain_runtime.strategies.replica import Replica
-from disttrain_runtime.strategies.weighted_sum import Samples, average_
+from disttrain_runtime.strategies.weighted_sum import Room, Samples, average_
 from disttrain_runtime.task import Task
 
 MOMENTS, GROUPS = "moments", "groups"
@@ -51,6 +52,8 @@ class Local(Replica):
         """Samples since the last meeting."""
         self.finished = 0
         """Steps, as of the newest update."""
+        self.room = Room()
+        """For what goes round at a meeting."""
         self._kept, self._kept_own = Kept(), Kept()
 
     @abstractmethod
@@ -73,6 +76,7 @@ class Local(Replica):
     @override
     def join(self, group: Group) -> None:
         super().join(group)
+        self.room = Room()
         self.optimizer.zero_grad(set_to_none=True)
 
     @override
@@ -93,7 +97,7 @@ class Local(Replica):
             self._average_buffers()
             self.come_together()
             self.forget()
-            self._keep()
+            self._keep(self.copies())
         return loss
 
     def move(self, share: Share) -> None:
@@ -186,6 +190,10 @@ class Local(Replica):
             average_(floating, self.samples.weight)
         self.group.equalise(b for b in buffers if not b.is_floating_point())
 
-    def _keep(self) -> None:
-        self._kept.keep(self.state())
+    def copies(self) -> Mapping[Place, Tensor]:
+        """Of the state behind this meeting: those that there are anyway. Whoever gives them never writes there again."""
+        return {}
+
+    def _keep(self, copies: Mapping[Place, Tensor] = MappingProxyType({})) -> None:
+        self._kept.keep(self.state(), copies)
         self._kept_own.keep(self.own())

@@ -21,7 +21,6 @@ there a group that breaks goes on, whoever died, also with other servers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -30,11 +29,14 @@ from typing_extensions import override
 
 from disttrain_contract.stall import Phase
 from disttrain_contract.strategy import StrategyConfig
+from disttrain_runtime.checkpoint.structure import tensors_in
 from disttrain_runtime.data import Batch
 from disttrain_runtime.errors import EntrypointError
 from disttrain_runtime.groups import Group, make_channel
+from disttrain_runtime.strategies.kept import Kept, place_of
 from disttrain_runtime.strategies.push_pull import Leg, Parts
 from disttrain_runtime.strategies.replica import Replica
+from disttrain_runtime.strategies.rows import Pool
 from disttrain_runtime.strategies.shard_server import ShardServer
 from disttrain_runtime.survivors import spread
 from disttrain_runtime.task import Task
@@ -56,8 +58,8 @@ class ParameterServer(Replica):
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         self._server: ShardServer | None = None
         self._leg: Leg | None = None
-        self._met: dict[str, Any] = {}
-        """The state at the last meeting, in memory of its own."""
+        self._met = Kept()
+        """The state at the last meeting."""
         self._ages: list[int] = []
         """Since the last report: how many updates were missing at the beginning of each step."""
 
@@ -75,7 +77,7 @@ class ParameterServer(Replica):
         self._leg = None
         count = min(self.config.synchronization.servers or group.world_size, group.world_size)
         self.parts = Parts.of([p.numel() for p in self.trained], count)
-        self._channel = make_channel()
+        self._channel, self._pool = make_channel(), Pool()
 
     @override
     def equalise(self) -> None:
@@ -101,7 +103,9 @@ class ParameterServer(Replica):
 
     def _begin_leg(self, step: int) -> Leg:
         length = next(n for n in range(1, MEETING + 1) if self.meets(step + n))
-        return Leg(self.group, self._channel, self.parts, self.trained, self._server, length, self.staleness)
+        return Leg(
+            self.group, self._channel, self.parts, self.trained, self._server, length, self.staleness, self._pool
+        )
 
     def _meet(self, leg: Leg) -> None:
         """All updates, on all ranks; then the servers' share of the state."""
@@ -109,19 +113,24 @@ class ParameterServer(Replica):
         self._leg = None
         self.group.equalise(self.model.buffers())
         mine = self._server.state() if self._server is not None else {}
-        first, *others = [spread(mine, self.group, giver) for giver in range(self.parts.count)]
+        parts = [spread(mine, self.group, giver) for giver in range(self.parts.count)]
+        # What came from others has come into memory that is nobody else's: it need not be copied once more.
+        copies = {
+            place_of(t): t for giver, part in enumerate(parts) if giver != self.group.rank for t in tensors_in(part)
+        }
+        first, *others = parts
         slots = {index: slot for part in (first, *others) for index, slot in part["optimizer"]["state"].items()}
         optimizer = {**first["optimizer"], "state": dict(sorted(slots.items()))}
-        self._met = deepcopy({"model": dict(self.model.state_dict()), **first, "optimizer": optimizer})
+        self._met.keep({"model": dict(self.model.state_dict()), **first, "optimizer": optimizer}, copies)
 
     @override
     def undo(self) -> None:
         if self._met:
-            self.load(self._met)
+            self.load(self._met.give())
 
     @override
     def state(self) -> Mapping[str, Any]:
-        return self._met
+        return self._met.held()
 
     @override
     def load(self, state: Mapping[str, Any]) -> None:
@@ -132,12 +141,12 @@ class ParameterServer(Replica):
 
     def _become(self, state: Mapping[str, Any]) -> None:
         """The model is there; the servers' part, and what to go back to."""
-        self._met = deepcopy(dict(state))
+        self._met.keep(state)
         self._server = None
         if self.group.rank < self.parts.count:
             own = [self.trained[i] for i in self.parts.indices[self.group.rank]]
             self._server = ShardServer(self.task, self.model, own, self.config.max_grad_norm)
-            self._server.load(self._met)
+            self._server.load(self._met.give())
 
     @override
     def metrics(self) -> Mapping[str, float]:

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from disttrain_runtime.errors import PeerGoneError
 from disttrain_runtime.groups import Group
-from disttrain_runtime.strategies.shard_server import ShardServer, cut, flat
+from disttrain_runtime.strategies.rows import Pool, Row
+from disttrain_runtime.strategies.shard_server import ShardServer, common_dtype, cut, flat
 
-_Coming = tuple[Tensor, dist.Work]
+_Coming = tuple[Row, dist.Work]
 """The place of a message, and the wait for it."""
 _GRADIENT, _PARAMETERS, _NUMBER = 1, 2, 3
 """Tags: what a message is."""
@@ -62,19 +63,22 @@ class Leg:
         server: ShardServer | None,
         length: int,
         staleness: int,
+        pool: Pool,
     ) -> None:
         self._group, self._channel, self._length, self._staleness = group, channel, length, staleness
-        self._trained = trained
+        self._trained, self._pool = trained, pool
         self._parts = [[trained[i] for i in indices] for indices in parts.indices]
+        self._kinds = [(sum(t.numel() for t in part), common_dtype(part)) for part in self._parts]
+        """By part: size and dtype of its messages."""
         self._pushed = 0
         self._updates = [0] * parts.count
         """By part: how many updates are in the newest parameters that are here."""
-        self._newest: list[Tensor | None] = [None] * parts.count
+        self._newest: list[Row | None] = [None] * parts.count
         self._error: Exception | None = None
         self._changed = Condition()
-        self._own: SimpleQueue[Tensor | None] = SimpleQueue()
+        self._own: SimpleQueue[Row | None] = SimpleQueue()
         """From the rank to the server that it is, too. None: there will be no more."""
-        self._pushes: list[dist.Work] = []
+        self._pushes: list[_Coming] = []
         self._threads: list[Thread] = []
         for number in range(parts.count):
             if number != group.rank:
@@ -96,20 +100,22 @@ class Leg:
         with torch.no_grad():
             for row, parameters in zip(newest, self._parts, strict=True):
                 if row is not None:
-                    for parameter, value in zip(parameters, cut(row, parameters), strict=True):
+                    for parameter, value in zip(parameters, cut(row.values, parameters), strict=True):
                         parameter.copy_(value)
+                    row.done()
         return missing
 
     def push(self, gradients: Sequence[Tensor]) -> None:
         """Send each server its part; what is under way when this returns is waited for by the next one."""
         by_parameter = {id(p): g for p, g in zip(self._trained, gradients, strict=True)}
-        rows = [flat([by_parameter[id(p)] for p in parameters]) for parameters in self._parts]
         self._wait(self._pushes)
-        for to, row in enumerate(rows):
+        for to, parameters in enumerate(self._parts):
+            row = self._pool.take(*self._kinds[to])
+            flat([by_parameter[id(p)] for p in parameters], row.values)
             if to == self._group.rank:
                 self._own.put(row)
             else:
-                self._pushes.append(self._send(row, to, _GRADIENT))
+                self._pushes.append((row, self._send(row.values, to, _GRADIENT)))
         self._pushed += 1
 
     def end(self) -> None:
@@ -132,58 +138,69 @@ class Leg:
         own, ranks = self._group.rank, range(self._group.world_size)
         # Room for what may come before its turn; from any rank at once, gloo would not notice when one of them dies.
         coming = {rank: self._expect(rank, self._staleness + 1) for rank in ranks if rank != own}
-        sends: list[dist.Work] = []
+        sends: list[_Coming] = []
         for step in range(self._length):
+            rows: list[Row] = []
             for rank in ranks:
-                server.add(self._own_gradient() if rank == own else _arrival(coming[rank].popleft()))
+                rows.append(self._own_gradient() if rank == own else _arrival(coming[rank].popleft()))
+                server.add(rows[-1].values)
+                if len(rows) > 1:  # the first one is what the others are added to
+                    rows.pop().done()
                 if rank != own and step + self._staleness + 1 < self._length:
                     coming[rank] += self._expect(rank, 1)
-            row = server.update(len(ranks), self._total)
             self._wait(sends)
-            sends += [self._send(row, to, _PARAMETERS) for to in ranks if to != own]
-            self._arrived(own, row)
+            new = self._pool.take(*self._kinds[own], users=len(ranks))
+            server.update(len(ranks), self._total, new.values)
+            rows[0].done()
+            sends += [(new, self._send(new.values, to, _PARAMETERS)) for to in ranks if to != own]
+            self._arrived(own, new)
         self._wait(sends)
 
     def _expect(self, rank: int, count: int) -> deque[_Coming]:
         """This rank's next gradients."""
-        rows = [_row(self._parts[self._group.rank]) for _ in range(min(count, self._length))]
-        return deque((row, _begun(dist.irecv(row, rank, self._channel, _GRADIENT))) for row in rows)
+        rows = [self._pool.take(*self._kinds[self._group.rank]) for _ in range(min(count, self._length))]
+        return deque((row, _begun(dist.irecv(row.values, rank, self._channel, _GRADIENT))) for row in rows)
 
-    def _own_gradient(self) -> Tensor:
+    def _own_gradient(self) -> Row:
         row = self._own.get()
         if row is None:
             raise PeerGoneError("the group was over before its next meeting")
         return row
 
-    def _arrived(self, number: int, row: Tensor) -> None:
+    def _arrived(self, number: int, row: Row) -> None:
         with self._changed:
             self._updates[number] += 1
-            self._newest[number] = row
+            older, self._newest[number] = self._newest[number], row
             self._changed.notify_all()
+        if older is not None:
+            older.done()
 
     def _take_parameters(self, number: int) -> None:
         for _ in range(self._length):
-            row = _row(self._parts[number])
-            dist.recv(row, src=number, group=self._channel, tag=_PARAMETERS)
+            row = self._pool.take(*self._kinds[number])
+            dist.recv(row.values, src=number, group=self._channel, tag=_PARAMETERS)
             self._arrived(number, row)
 
     def _total(self, number: float) -> float:
         """Over the servers, which all come here in the same step; added up in their order."""
         own, count = self._group.rank, len(self._parts)
         values = [torch.tensor([number if n == own else 0.0], dtype=torch.float64) for n in range(count)]
-        sends = [self._send(values[own], to, _NUMBER) for to in range(count) if to != own]
+        works = [self._send(values[own], to, _NUMBER) for to in range(count) if to != own]
         for giver in range(count):
             if giver != own:
                 dist.recv(values[giver], src=giver, group=self._channel, tag=_NUMBER)
-        self._wait(sends)
+        for work in works:
+            work.wait()
         return float(sum(value.item() for value in values))
 
     def _send(self, row: Tensor, to: int, tag: int) -> dist.Work:
         return _begun(dist.isend(row, to, self._channel, tag))
 
-    def _wait(self, works: list[dist.Work]) -> None:
-        while works:
-            works.pop(0).wait()
+    def _wait(self, sends: list[_Coming]) -> None:
+        while sends:
+            row, work = sends.pop(0)
+            work.wait()
+            row.done()
 
     def _start(self, run: Callable[[], None]) -> None:
         def guarded() -> None:
@@ -203,12 +220,7 @@ def _begun(work: dist.Work | None) -> dist.Work:
     return work
 
 
-def _arrival(coming: _Coming) -> Tensor:
+def _arrival(coming: _Coming) -> Row:
     row, work = coming
     work.wait()
     return row
-
-
-def _row(like: Sequence[Tensor]) -> Tensor:
-    """Memory for a message: as `flat` would make it."""
-    return torch.empty(sum(t.numel() for t in like), dtype=torch.cat([t.new_empty(0) for t in like]).dtype)

@@ -15,16 +15,19 @@ and its turn passes to whoever has its place in the next group, or to the next i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from typing_extensions import override
 
+from disttrain_contract.strategy import StrategyConfig
 from disttrain_runtime.sampler import Share
 from disttrain_runtime.strategies.common_model import CommonModel, copy
-from disttrain_runtime.strategies.weighted_sum import Samples, pack, unpack, weighted_sum
+from disttrain_runtime.strategies.kept import Place, place_of
+from disttrain_runtime.strategies.weighted_sum import Samples, laid_out, pack, unpack, weighted_sum
+from disttrain_runtime.task import Task
 
 
 class RoundRobin(CommonModel):
@@ -35,6 +38,11 @@ class RoundRobin(CommonModel):
     """With four workers each one's progress is told every 16 steps."""
     _mine = False
     """The newest turn was this rank's."""
+
+    def __init__(self, task: Task, config: StrategyConfig, device: torch.device) -> None:
+        super().__init__(task, config, device)
+        self._spare = [torch.empty_like(c) for c in self.common]
+        """Memory of the common model before this one: the next one is made there."""
 
     @override
     def count(self, share: Share) -> None:
@@ -53,28 +61,35 @@ class RoundRobin(CommonModel):
     @override
     @torch.no_grad()
     def come_together(self) -> None:
-        progress = [p - c for p, c in zip(self.live, self.common, strict=True)]
         if self.everybody:
             self._mine = True
-            told = weighted_sum(progress, self.untold[0].weight)
+            told = weighted_sum(self.live, self.untold[0].weight, self.room, minus=self.common)
         else:
             self._mine = self.turn(self.finished) == self.group.rank
-            told = self._tell(progress)
-        for p, c, u in zip(self.live, self.common, told, strict=True):
-            c.add_(u)
+            told = self._tell()
+        for p, c, new, u in zip(self.live, self.common, self._spare, told, strict=True):
+            torch.add(c, u, out=new)
             p.add_(u)
+        self.common, self._spare = self._spare, self.common
         if self._mine:
             copy(self.common, self.live)
             self.untold = [Samples()]
 
-    def _tell(self, progress: Sequence[Tensor]) -> list[Tensor]:
+    def _tell(self) -> list[Tensor]:
         """One rank's progress times its weight, on all ranks."""
+        buckets = pack(self.live, self.room, minus=self.common) if self._mine else laid_out(self.live, self.room)
+        if self._mine:
+            for bucket in buckets:
+                bucket.flat.mul_(self.untold[0].weight)
         self.group.barrier()  # nobody has the new model before everybody has made the step
-        buckets = pack(progress)
         for bucket in buckets:
-            bucket.flat.mul_(self.untold[0].weight)
             dist.broadcast(bucket.flat, src=self.turn(self.finished))
-        return unpack(buckets, progress)
+        return unpack(buckets, self.live)
+
+    @override
+    def copies(self) -> Mapping[Place, Tensor]:
+        """The common model stays as it is until a turn makes another one, elsewhere."""
+        return {place_of(c): c for c in self.common}
 
     @override
     def catch_up(self, live: Sequence[Tensor], common: Sequence[Tensor]) -> None:

@@ -6,6 +6,7 @@ It computes in memory of the CPU, where the messages arrive, beside whatever dev
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -37,11 +38,11 @@ class ShardServer:
         self._sum: Tensor | None = None
 
     def add(self, gradient: Tensor) -> None:
-        """One rank's gradient of this step; the tensor is ours from now on."""
+        """One rank's gradient of this step; the first one's tensor is ours until the update."""
         self._sum = gradient if self._sum is None else self._sum.add_(gradient)
 
-    def update(self, ranks: int, total: Total) -> Tensor:
-        """All are there. Gives the new parameters."""
+    def update(self, ranks: int, total: Total, into: Tensor) -> None:
+        """All are there. Puts the new parameters into a row."""
         assert self._sum is not None, "add first"
         gradient, self._sum = self._sum.div_(ranks), None
         if self._max_norm is not None:
@@ -52,7 +53,9 @@ class ShardServer:
         self._optimizer.step()
         if self._schedule is not None:
             self._schedule.step()
-        return flat(self._own)
+        for parameter in self._own:
+            parameter.grad = None
+        flat(self._own, into)
 
     def state(self) -> Mapping[str, Any]:
         """Of the optimizer, and of the schedule, which all servers have alike."""
@@ -70,9 +73,14 @@ class ShardServer:
             self._schedule.load_state_dict(state["schedule"])
 
 
-def flat(tensors: Sequence[Tensor]) -> Tensor:
-    """In one row, in memory of its own, on the CPU."""
-    return torch.cat([tensor.detach().reshape(-1).cpu() for tensor in tensors])
+def flat(tensors: Sequence[Tensor], into: Tensor) -> None:
+    """In one row, on the CPU."""
+    torch.cat([tensor.detach().reshape(-1).cpu() for tensor in tensors], out=into)
+
+
+def common_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
+    """Of a row that holds them all."""
+    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
 
 
 def cut(row: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
