@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from disttrain_runtime.generators import reseed
 from disttrain_runtime.randomness import Stream
@@ -53,44 +52,6 @@ def build(
         batch_size=batch_size,
         steps=steps,
     )  # fmt: skip
-
-
-class Digits(Dataset[tuple[Tensor, Tensor]]):
-    """1,797 real images; every third one is for the test."""
-
-    def __init__(self, *, test: bool) -> None:
-        images, labels = digits()
-        chosen = (np.arange(len(labels)) % 3 == 0) == test
-        self.images, self.labels = images[chosen], labels[chosen]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.images[index], self.labels[index]
-
-
-@cache
-def digits() -> tuple[Tensor, Tensor]:
-    """Pixels between 0 and 1, and what they show."""
-    from sklearn.datasets import load_digits  # slow to load, and few tests need it
-
-    bunch = load_digits()
-    return torch.tensor(bunch.data / 16, dtype=torch.float32), torch.tensor(bunch.target)
-
-
-def build_digits(epochs: int = 6) -> Task:
-    """A small network that gets most of them right within a second."""
-    return Task(
-        model=nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)),
-        train_data=Digits(test=False),
-        eval_data=Digits(test=True),
-        loss=nn.functional.cross_entropy,
-        metrics={"accuracy": lambda outputs, targets: outputs.argmax(1) == targets},
-        optimizer=partial(torch.optim.SGD, lr=0.2, momentum=0.9),
-        batch_size=48,
-        epochs=epochs,
-    )
 
 
 class Replicas:
