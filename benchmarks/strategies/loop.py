@@ -31,10 +31,12 @@ class Enough(Exception):
 class Loop:
     """One rank's training, from nothing to the end of the task or `Enough`."""
 
-    def __init__(self, build: Callable[[], Task], config: StrategyConfig, seed: int = 1) -> None:
+    def __init__(
+        self, build: Callable[[], Task], config: StrategyConfig, seed: int = 1, buddy_every: int | None = None
+    ) -> None:
         make_deterministic()
         self.place = Place.from_env(os.environ)
-        run = RunConfig(entrypoint="benchmark", seed=seed, strategy=config)
+        run = RunConfig(entrypoint="benchmark", seed=seed, strategy=config, buddy_every_steps=buddy_every)
         self.config = WorkerConfig(place=self.place, identity=Identity(), run=run)
         reseed(seed, Stream.BUILD, 0, 0)
         self.task = build()
