@@ -64,8 +64,7 @@ accuracy: setup ## asynchronous strategies beside the spread of five synchronous
 	@$(PY) -m pytest -q -m accuracy
 
 .PHONY: test-cluster
-test-cluster: NODES = 2
-test-cluster: install ## real API server, kubelets of two nodes, containers, volumes
+test-cluster: install ## real API server, kubelet, containers, volumes; with NODES=2 also what needs two nodes
 	$(STEP) "tests on the real cluster"
 	@$(PY) -m pytest -q -m 'server or cluster'
 

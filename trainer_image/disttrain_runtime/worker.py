@@ -153,6 +153,8 @@ class Worker:
             return Exit.STOPPED  # told to stop, and a peer was quicker
         verdict = judge(error)
         self.reporter.failure(self._failure(verdict))
+        with self._guard:
+            self._break()  # else two that fail together wait for each other to close
         with suppress(Exception):
             leave_group()
         sys.stderr.write(verdict.traceback or f"{type(error).__name__}: {verdict.message}\n")
@@ -183,6 +185,10 @@ def make_deterministic() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
+_KEPT: list[object] = []
+"""Until this process ends (see `leave`): what is let go of is taken apart, and a broken group may wait for peers that are gone."""
+
+
 def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
     """The exit code of this rank."""
     try:
@@ -191,11 +197,13 @@ def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return Exit.USER_ERROR
     worker = Worker(config, Pulse.from_env(env))
+    _KEPT.append(worker)
     try:
         return worker.run()
     except KeyboardInterrupt:
         return from_signal(signal.SIGINT)  # a person at a terminal, who knows why
     except BaseException as error:  # whatever it is, the agent must hear of it
+        _KEPT.append(error)  # and the frames that it passed, with what they hold
         return worker.fail(error)
 
 
