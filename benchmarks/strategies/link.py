@@ -15,7 +15,8 @@ from typing_extensions import override
 
 from benchmarks.strategies import wire
 from benchmarks.strategies.arms import ARMS, BARE, arm
-from benchmarks.strategies.bare import Ddp, Local
+from benchmarks.strategies.bare import Local
+from benchmarks.strategies.bare_ddp import Ddp
 from benchmarks.strategies.crew import collect, context, free_port, place, play, together
 from benchmarks.strategies.digits import perceptron
 from benchmarks.strategies.formulas import Sizes
