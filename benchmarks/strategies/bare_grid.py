@@ -51,7 +51,7 @@ class Grid(Bare):
         row = torch.cat([g.reshape(-1) for g in gradients])
         dist.all_reduce(row, group=self.replicas)
         row /= dist.get_world_size(self.replicas)
-        for gradient, part in zip(gradients, row.split([g.numel() for g in gradients]), strict=True):
+        for gradient, part in zip(gradients, torch.split(row, [g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
         self.optimizer.step()
 
