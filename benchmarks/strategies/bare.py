@@ -16,34 +16,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook
 from torch.distributed.algorithms.model_averaging import averagers, utils
-from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
 from benchmarks.strategies import bare_hooks
+from benchmarks.strategies.bare_ddp import Ddp
 from benchmarks.strategies.bare_loop import Bare
-from benchmarks.strategies.bare_split import FullyShard, HybridShard, Pipeline, Tensors
 from disttrain_runtime.groups import begun
-
-
-class Ddp(Bare):
-    """DistributedDataParallel, with a communication hook if there is one."""
-
-    @override
-    def begin(self) -> None:
-        super().begin()
-        self.model = DistributedDataParallel(self.task.model, gradient_as_bucket_view=True)
-        if (hook := self.hook()) is not None:
-            self.model.register_comm_hook(*hook)
-
-    def hook(self) -> tuple[Any, Callable[..., Any]] | None:
-        """(its state, itself)"""
-        return None
-
-    @override
-    def train(self, inputs: Tensor, targets: Tensor) -> None:
-        self.optimizer.zero_grad()
-        torch.autograd.backward(self.task.loss(self.model(inputs), targets))
-        self.optimizer.step()
 
 
 class Fp16(Ddp):
@@ -262,10 +240,3 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
 def _cut(row: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     parts = torch.split(row, [t.numel() for t in like])
     return [part.view(t.shape) for part, t in zip(parts, like, strict=True)]
-
-
-LOOPS: dict[str, type[Bare]] = {
-    "ddp": Ddp, "fp16": Fp16, "bf16": Bf16, "powerSGD": PowerSGD, "topK": TopK, "sign": Sign, "servers": Servers,
-    "averaging": Averaging, "diLoCo": DiLoCo, "turns": Turns, "ring": Ring, "gossip": Gossip,
-    "fsdp": FullyShard, "hybrid": HybridShard, "tensor": Tensors, "pipeline": Pipeline,
-}  # fmt: skip

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from tempfile import TemporaryDirectory
 from typing import Any
 
 Story = Callable[..., Any]
@@ -18,6 +19,8 @@ Story = Callable[..., Any]
 PRELOAD = ["benchmarks.strategies.stories", "benchmarks.strategies.bubble", "benchmarks.strategies.link"]
 SECONDS = 300.0
 """No story takes longer: it hangs."""
+SCRATCH = "BENCHMARK_SCRATCH"
+"""Variable: a folder that all ranks of a story share."""
 _TICK = 0.2
 
 os.environ["OMP_NUM_THREADS"] = "1"  # threads that spin make every rank wait for every other
@@ -29,7 +32,11 @@ def together(world: int, story: Story, *args: Any, per_worker: int | None = None
     """What the story says on each rank, by rank. A rank that raises, or dies, makes this raise."""
     answers: Any = context.Queue()
     first, second = str(free_port()), str(free_port())
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": first, "SECOND_PORT": second, "GLOO_SOCKET_IFNAME": "lo"}
+    scratch = TemporaryDirectory(prefix="disttrain-")
+    where = {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": first, "SECOND_PORT": second, "GLOO_SOCKET_IFNAME": "lo",
+        SCRATCH: scratch.name,
+    }  # fmt: skip
     ranks = [
         context.Process(target=play, args=(answers, place(r, world, per_worker) | where, story, args))
         for r in range(world)
@@ -42,6 +49,7 @@ def together(world: int, story: Story, *args: Any, per_worker: int | None = None
         for rank in ranks:
             rank.kill()
             rank.join()
+        scratch.cleanup()
 
 
 def collect(answers: Any, ranks: list[Any]) -> list[Any]:

@@ -45,5 +45,5 @@ def perceptron(steps: int) -> Task:
     )  # fmt: skip
 
 
-def _schedule(steps: int) -> partial[torch.optim.lr_scheduler.LRScheduler]:
+def _schedule(steps: int) -> partial[torch.optim.lr_scheduler.CosineAnnealingLR]:
     return partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=steps)

@@ -14,13 +14,14 @@ import torch.distributed as dist
 from typing_extensions import override
 
 from benchmarks.strategies import wire
-from benchmarks.strategies.arms import ARMS, BARE, arm
-from benchmarks.strategies.bare import Ddp, Local
+from benchmarks.strategies.arms import ARMS, arm
+from benchmarks.strategies.bare import Local
+from benchmarks.strategies.bare_ddp import Ddp
 from benchmarks.strategies.crew import collect, context, free_port, place, play, together
 from benchmarks.strategies.digits import perceptron
 from benchmarks.strategies.formulas import Sizes
 from benchmarks.strategies.loop import Enough, Loop
-from benchmarks.strategies.report import arrival
+from benchmarks.strategies.report import BARE, arrival
 from benchmarks.strategies.theory import Link
 from disttrain_contract.strategy import StrategyConfig
 from disttrain_runtime.config import Place

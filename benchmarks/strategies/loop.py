@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
 from typing import Any
 
+from benchmarks.strategies.crew import SCRATCH
 from disttrain_contract.env import RunConfig
 from disttrain_contract.strategy import StrategyConfig
 from disttrain_runtime.config import Identity, Place, WorkerConfig
@@ -23,6 +26,8 @@ from disttrain_runtime.task import Task
 from disttrain_runtime.train import Training
 from disttrain_runtime.worker import make_deterministic
 
+_numbers = count()
+
 
 class Enough(Exception):
     """Everything is measured; raised on all ranks before the same step."""
@@ -37,7 +42,8 @@ class Loop:
         make_deterministic()
         self.place = Place.from_env(os.environ)
         run = RunConfig(entrypoint="benchmark", seed=seed, strategy=config, buddy_every_steps=buddy_every)
-        self.config = WorkerConfig(place=self.place, identity=Identity(), run=run)
+        volume = _folder() if config.privacy is not None else None
+        self.config = WorkerConfig(place=self.place, identity=Identity(), run=run, job_dir=volume)
         reseed(seed, Stream.BUILD, 0, 0)
         self.task = build()
         self.strategy = make_strategy(config, self.task, device_of(self.place))
@@ -74,3 +80,10 @@ class Loop:
     def metrics(self) -> dict[str, Any]:
         """Of the newest evaluation."""
         return self.training.metrics
+
+
+def _folder() -> Path:
+    """What was spent on privacy has to be written down; for each training anew. Ranks train the same, in the same order."""
+    folder = Path(os.environ[SCRATCH]) / str(next(_numbers))
+    folder.mkdir(exist_ok=True)
+    return folder

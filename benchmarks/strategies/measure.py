@@ -15,7 +15,7 @@ from benchmarks.strategies.rows import Row
 
 def counts(row: Row) -> dict[str, Any]:
     """Bytes beside the formula, memory beside the bare loop's."""
-    formula = row.bytes(Sizes(workload.shapes(), row.ranks, workload.BATCH))
+    formula = row.bytes(Sizes(workload.shapes(row.width), row.ranks, workload.BATCH))
     ours, bare = (
         together(row.ranks, stories.counted, row.name, mine, per_worker=row.per_worker) for mine in (True, False)
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.strategies.formulas import off
@@ -150,7 +150,7 @@ def _outcome(run: Found, first: Found | None, target: float) -> str:
     return f"{f'{times:.1f} ×' if times is not None else ''} | {judged}"
 
 
-def arrival(points: list[Found], target: float) -> Found | None:
+def arrival(points: Sequence[Found], target: float) -> Found | None:
     """The first of two measurements in a row that reach the target: one alone may be luck."""
     pairs: Iterator[tuple[Found, Found]] = zip(points, points[1:], strict=False)
     return next((a for a, b in pairs if min(a["accuracy"], b["accuracy"]) >= target), None)

@@ -1,6 +1,6 @@
 """The strategies that are measured: one line each, with its formula and the bare loop beside it.
 
-A new strategy is a new line here, and a class in `bare.py` if no loop there does the same.
+A new strategy is a new line here, and a bare loop in `loops.py` if none there does the same.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 
 from benchmarks.strategies import formulas
 from benchmarks.strategies.formulas import Formula
-from disttrain_contract.strategy import Compression, Parallelism, StrategyConfig, Synchronization
+from benchmarks.strategies.formulas_mesh import Grid, mesh
+from disttrain_contract.strategy import WORKER, Compression, Parallelism, Privacy, StrategyConfig, Synchronization
 
 EVERY = 8
 """Steps between the exchanges of model averaging."""
@@ -25,8 +26,12 @@ STALENESS = 4
 RATIO, RANK = 0.01, 8
 """Of topK and powerSGD."""
 MICROBATCHES = 8
+FRAGMENTS = 4
+PRIVACY = Privacy(noise_multiplier=1.0, max_grad_norm=1.0, delta=1e-4)
 NARROW, WIDTH = 64, 4096
 """Of the matrices that are trained."""
+PRIVATE_WIDTH = 1024
+"""The same where each sample has a gradient of its own: a hundred times the memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +42,15 @@ class Row:
     config: StrategyConfig
     bytes: Formula
     bare: str
-    """Which loop of `bare.py` does the same."""
+    """Which of `loops.LOOPS` does the same."""
     ranks: int = 3
     """When bytes are counted: three tell W from 2."""
     race_ranks: int = 2
     """When time is measured: as many as this machine has cores."""
     per_worker: int | None = None
     """Ranks of a worker; None: all."""
+    width: int = WIDTH
+    """Of the model."""
     learns: bool = True
     """Whether it trains the digits example, too."""
     chosen: dict[str, Any]
@@ -74,6 +81,33 @@ def _piped(schedule: str, begins: Sequence[str], boundaries: Sequence[int]) -> R
     )  # fmt: skip
 
 
+def _within(name: str, bare: str, **chosen: Any) -> Row:
+    """Something about how a rank computes; gradients travel as without."""
+    config = StrategyConfig(**chosen)
+    return Row(name=name, config=config, bytes=formulas.all_reduce, bare=bare, chosen=chosen)
+
+
+def _noisy_averaging() -> Row:
+    """Two workers drown in the noise that hides one of them: nothing to learn."""
+    row = _synchronized(
+        "privacy worker", "modelAveraging", formulas.averaging(EVERY, moments=0), "noisy", every_steps=EVERY
+    )
+    privacy = replace(PRIVACY, unit=WORKER)
+    return replace(
+        row, config=replace(row.config, privacy=privacy), chosen=row.chosen | {"privacy": privacy}, learns=False
+    )
+
+
+def _grid() -> Row:
+    """Two replicas of two stages of two shards each; the cut is between the pairs of matrices."""
+    grid = Grid(2, 2, 2)
+    row = _split(
+        "pipeline × tensor × data", mesh(grid, [NARROW] * 3, [NARROW]), "grid",
+        stages=2, tensor=2, microbatches=MICROBATCHES, split=("4",),
+    )  # fmt: skip
+    return replace(row, ranks=grid.ranks, race_ranks=grid.ranks, learns=False)
+
+
 ROWS: tuple[Row, ...] = (
     _synchronized("allReduce", "allReduce", formulas.all_reduce, "ddp"),
     _compressed("fp16", formulas.half),
@@ -85,6 +119,10 @@ ROWS: tuple[Row, ...] = (
     _synchronized("parameterServer async", "parameterServer", formulas.parameter_server(BLOCK), "servers", max_staleness=STALENESS),
     _synchronized("modelAveraging", "modelAveraging", formulas.averaging(EVERY), "averaging", every_steps=EVERY),
     _synchronized("diLoCo", "diLoCo", formulas.averaging(OUTER_EVERY, moments=0), "diLoCo", every_steps=OUTER_EVERY),
+    _synchronized(
+        "diLoCo fragments", "diLoCo", formulas.averaging(OUTER_EVERY, moments=0), "fragments",
+        every_steps=OUTER_EVERY, fragments=FRAGMENTS,
+    ),
     _synchronized("roundRobin", "roundRobin", formulas.round_robin(TURN_EVERY), "turns", every_steps=TURN_EVERY),
     _synchronized("asyncRing", "asyncRing", formulas.averaging(1, moments=0), "ring", max_staleness=STALENESS, meet_every_steps=BLOCK),
     _synchronized("gossip", "gossip", formulas.gossip(1, BLOCK), "gossip", meet_every_steps=BLOCK),
@@ -96,6 +134,12 @@ ROWS: tuple[Row, ...] = (
     _piped("1f1b", ["2"], [WIDTH]),
     _piped("interleaved1f1b", ["2", "4", "6"], [WIDTH, NARROW, WIDTH]),
     _piped("zeroBubble", ["2", "4", "6"], [WIDTH, WIDTH]),
+    _grid(),
+    _within("precision bf16", "autocast", precision="bf16"),
+    _within("precision fp16", "autocast", precision="fp16"),
+    _within("activationCheckpointing", "recomputed", activation_checkpointing=True),
+    replace(_within("privacy", "opacus", privacy=PRIVACY), width=PRIVATE_WIDTH),
+    _noisy_averaging(),
 )  # fmt: skip
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from benchmarks.strategies.bare import LOOPS
 from benchmarks.strategies.bare_loop import Bare
 from benchmarks.strategies.loop import Enough, Loop
-from benchmarks.strategies.rows import BLOCK, WIDTH, Row, named
+from benchmarks.strategies.loops import LOOPS
+from benchmarks.strategies.rows import BLOCK, Row, named
 from benchmarks.strategies.workload import wide
 from disttrain_runtime.config import Place
 from disttrain_runtime.connections import Connections
@@ -39,7 +39,7 @@ def counted(name: str, ours: bool) -> dict[str, float]:
     leave_group()
     os.environ["MASTER_PORT"] = os.environ["SECOND_PORT"]
     before = _settled()
-    sent = count(row, WIDTH)
+    sent = count(row, row.width)
     peak = _memory("VmHWM")
     dist.barrier()
     return {"bytes": sent / COUNTED, "megabytes": peak - before}
@@ -73,7 +73,7 @@ def _bare_sent(row: Row, width: int) -> int:
     return connections.sent() - sent
 
 
-def make_bare(row: Row, width: int = WIDTH) -> Bare:
+def make_bare(row: Row, width: int) -> Bare:
     """The loop beside a row, in the present group."""
     return LOOPS[row.bare](wide(NEVER, width), row.chosen)
 
@@ -84,9 +84,9 @@ def raced(name: str, blocks: int) -> dict[str, list[float]]:
     The first block of each does not count.
     """
     row = named(name)
-    loop = Loop(partial(wide, NEVER), row.config)
+    loop = Loop(partial(wide, NEVER, row.width), row.config)
     loop.join()
-    bare = make_bare(row)
+    bare = make_bare(row, row.width)
     found: dict[str, list[float]] = {"ours": [], "bare": [], "ours_cpu": [], "bare_cpu": []}
     clock = _Clock(found)
 

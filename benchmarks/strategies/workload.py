@@ -37,6 +37,6 @@ def wide(steps: int, width: int = WIDTH) -> Task:
     )  # fmt: skip
 
 
-def shapes() -> tuple[tuple[int, ...], ...]:
+def shapes(width: int = WIDTH) -> tuple[tuple[int, ...], ...]:
     """Of its parameters."""
-    return tuple(tuple(p.shape) for p in wide(1).model.parameters())
+    return tuple(tuple(p.shape) for p in wide(1, width).model.parameters())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from benchmarks.strategies import formulas
 from benchmarks.strategies.formulas import Sizes
+from benchmarks.strategies.formulas_mesh import Grid, mesh
 from benchmarks.strategies.rows import ROWS, chosen_rows, named
 
 THREE = Sizes(shapes=((100, 50), (100,)), ranks=3, batch=12)
@@ -61,3 +62,23 @@ def test_rows_are_chosen_in_the_order_of_the_table() -> None:
     assert named("gossip").bare == "gossip"
     with pytest.raises(SystemExit, match="morse"):
         chosen_rows(["morse"])
+
+
+def test_a_grid_adds_up_its_axes_each_over_its_own_ranks() -> None:
+    """Eight ranks: each has a quarter of the parameters and sees half of the samples."""
+    eight = Sizes(shapes=((100, 50), (100,)), ranks=8, batch=12)
+    layers, cut, replicas = 4 * 6 * 150 / 2, 2 * 4 * 6 * 50 / 2, 20_400 / 4
+    assert mesh(Grid(2, 2, 2), [50] * 3, [50])(eight) == pytest.approx(layers + cut + replicas)
+
+
+def test_a_grid_of_one_axis_is_that_axis() -> None:
+    assert mesh(Grid(3, 1, 1), [50], [])(THREE) == pytest.approx(formulas.all_reduce(THREE))
+    without = Sizes(shapes=(), ranks=3, batch=12)
+    assert mesh(Grid(1, 1, 3), [50], [])(without) == pytest.approx(formulas.tensor([50])(without))
+    assert mesh(Grid(1, 3, 1), [], [50, 100])(without) == pytest.approx(formulas.pipeline([50, 100])(without))
+
+
+def test_every_row_has_a_bare_loop_and_a_name_of_its_own() -> None:
+    loops = pytest.importorskip("benchmarks.strategies.loops")
+    assert {row.bare for row in ROWS} == loops.LOOPS.keys()
+    assert len({row.name for row in ROWS}) == len(ROWS)
