@@ -6,6 +6,7 @@ Writes benchmarks/results/recovery.{json,md,png}; asserts nothing about time. Se
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import shutil
@@ -42,10 +43,10 @@ def main() -> None:
     arms = list(chosen_arms(chosen.arms))
     with step("the machine's limits"):
         machine = limits.measure(chosen.sizes)
-    asked = {name: getattr(chosen, name) for name in ("trials", "rounds", "sizes")}
-    found: dict[str, Any] = {
-        "options": asked, "platform": platform.platform(), "limits": machine, "exactness": {}, "samples": [],
-    }  # fmt: skip
+    found = _others(chosen)
+    for megabytes in map(str, chosen.sizes):
+        found["options"][megabytes] = {"trials": chosen.trials, "rounds": chosen.rounds}
+        found["limits"][megabytes] = {**machine, "by_megabytes": machine["by_megabytes"][megabytes]}
     scratch = Path(tempfile.mkdtemp(prefix="recovery-", dir=chosen.scratch))
     for megabytes in chosen.sizes:
         ours = []
@@ -56,13 +57,25 @@ def main() -> None:
                 ours += [outcome] if arm.name == OURS else []
                 report.write(found, chosen.out)
         if ours:
-            found["exactness"][megabytes] = _exactness(ours, scratch, megabytes)
+            found["exactness"][str(megabytes)] = _exactness(ours, scratch, megabytes)
+            report.write(found, chosen.out)
     scratch.rmdir()  # when something went wrong it stays, with the logs of the group that failed
-    found["limits_after"] = limits.measure(chosen.sizes)
-    report.write(found, chosen.out)
     print(report.table(found["samples"]))
     for megabytes, verdict in found["exactness"].items():
         say(f"{megabytes} MB: {verdict}")
+
+
+def _others(chosen: argparse.Namespace) -> dict[str, Any]:
+    """What the file has of other sizes. A size is always measured anew, with all its arms in the same run."""
+    file = chosen.out / "recovery.json"
+    old = json.loads(file.read_text()) if chosen.add and file.exists() else {}
+    again = set(map(str, chosen.sizes))
+    kept = {part: {k: v for k, v in old.get(part, {}).items() if k not in again} for part in _BY_SIZE}
+    samples = [s for s in old.get("samples", []) if str(s["megabytes"]) not in again]
+    return {"platform": platform.platform(), **kept, "samples": samples}
+
+
+_BY_SIZE = ("options", "limits", "exactness")
 
 
 def _options() -> argparse.Namespace:
@@ -73,6 +86,7 @@ def _options() -> argparse.Namespace:
         "--sizes", type=int, nargs="+", default=[4, 40, 400], choices=sorted(EVERY_STEPS), help="MB of state"
     )
     options.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    options.add_argument("--add", action="store_true", help="keep what the file has of other sizes")
     options.add_argument("--quick", action="store_true", help="3 trials at 4 MB in one round: does it work at all?")
     options.add_argument("--out", type=Path, default=OUT)
     options.add_argument(

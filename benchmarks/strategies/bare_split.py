@@ -15,7 +15,16 @@ from torch.distributed.pipelining import (
     ScheduleInterleaved1F1B,
     ScheduleZBVZeroBubble,
 )
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    PrepareModuleInput,
+    PrepareModuleOutput,
+    RowwiseParallel,
+    SequenceParallel,
+    parallelize_module,
+)
+from torch.distributed.tensor.parallel.style import ParallelStyle
 from typing_extensions import override
 
 from benchmarks.strategies.bare_loop import Bare
@@ -58,10 +67,14 @@ class Tensors(Bare):
 
     @override
     def begin(self) -> None:
+        self.parallelize()
+        super().begin()
+
+    def parallelize(self) -> None:
+        """Cut the layers."""
         column, row = ColwiseParallel(), RowwiseParallel()
         mesh = init_device_mesh("cpu", (self.world,))
         parallelize_module(self.task.model, mesh, {"0": column, "2": row, "4": column, "6": row})
-        super().begin()
 
     @override
     def shares(self) -> tuple[int, int]:
@@ -71,6 +84,35 @@ class Tensors(Bare):
     def train(self, inputs: Tensor, targets: Tensor) -> None:
         self.optimizer.zero_grad()
         torch.autograd.backward(self.task.loss(self.task.model(inputs), targets))
+        self.optimizer.step()
+
+
+class Sequences(Tensors):
+    """The blocks of `workload.sequences`, as torch's tutorial has its sequence parallel."""
+
+    @override
+    def parallelize(self) -> None:
+        places = Shard(1)
+        plan: dict[str, ParallelStyle] = {}
+        for block in ("0", "1"):
+            plan |= {
+                f"{block}.norm": SequenceParallel(use_local_output=True),
+                f"{block}.up": ColwiseParallel(input_layouts=places),
+                f"{block}.down": RowwiseParallel(output_layouts=places),
+            }
+        plan["0"] = PrepareModuleInput(
+            input_layouts=(Replicate(),), desired_input_layouts=(places,), use_local_output=True
+        )
+        plan["1"] = PrepareModuleOutput(output_layouts=places, desired_output_layouts=Replicate())
+        parallelize_module(self.task.model, init_device_mesh("cpu", (self.world,)), plan)
+
+    @override
+    def train(self, inputs: Tensor, targets: Tensor) -> None:
+        self.optimizer.zero_grad()
+        torch.autograd.backward(self.task.loss(self.task.model(inputs), targets))
+        for parameter in self.task.model.parameters():
+            if isinstance(parameter.grad, DTensor):  # a norm's is of this rank's places
+                parameter.grad = parameter.grad.redistribute(placements=parameter.placements)
         self.optimizer.step()
 
 

@@ -130,6 +130,24 @@ def tensor(pairs: Sequence[int]) -> Formula:
     return lambda s: s.ring * WORD * s.batch * sum(pairs)
 
 
+GLOO_SCATTER = 2
+"""What gloo makes of a reduce-scatter is an all-reduce: twice the bytes."""
+
+
+def sequence(blocks: Sequence[int], norms: int) -> Formula:
+    """Places are gathered before each pair of layers and its outputs scattered behind it; backward the other way round. At the end they are
+    put together once, and the gradients of norms are summed.
+
+    `blocks`: values for each sample that enter each pair; the last one's are what is put together. `norms`: parameters of each block's.
+    """
+
+    def sent(s: Sizes) -> float:
+        gathered = (1 + GLOO_SCATTER) * 2 * sum(blocks) + blocks[-1]
+        return (s.ranks - 1) / s.ranks * WORD * s.batch * gathered + s.ring * WORD * norms * len(blocks)
+
+    return sent
+
+
 def pipeline(boundaries: Sequence[int]) -> Formula:
     """Activations forward and their gradients back. `boundaries`: values for each sample between runs on different ranks."""
     return lambda s: 2 * WORD * s.batch * sum(boundaries) / s.ranks

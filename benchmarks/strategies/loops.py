@@ -12,5 +12,5 @@ LOOPS: dict[str, type[Bare]] = {
     "servers": bare.Servers, "averaging": bare.Averaging, "diLoCo": bare.DiLoCo, "turns": bare.Turns, "ring": bare.Ring,
     "gossip": bare.Gossip, "fragments": bare_local.Fragments, "noisy": bare_local.NoisyAveraging,
     "fsdp": bare_split.FullyShard, "hybrid": bare_split.HybridShard, "tensor": bare_split.Tensors,
-    "pipeline": bare_split.Pipeline, "grid": bare_grid.Grid,
+    "sequence": bare_split.Sequences, "pipeline": bare_split.Pipeline, "grid": bare_grid.Grid,
 }  # fmt: skip

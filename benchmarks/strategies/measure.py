@@ -8,14 +8,13 @@ from typing import Any
 
 from benchmarks.strategies import stories, workload
 from benchmarks.strategies.crew import together
-from benchmarks.strategies.formulas import Sizes
 from benchmarks.strategies.ratio import ratio
 from benchmarks.strategies.rows import Row
 
 
 def counts(row: Row) -> dict[str, Any]:
     """Bytes beside the formula, memory beside the bare loop's."""
-    formula = row.bytes(Sizes(workload.shapes(row.width), row.ranks, workload.BATCH))
+    formula = row.bytes(workload.sizes(row))
     ours, bare = (
         together(row.ranks, stories.counted, row.name, mine, per_worker=row.per_worker) for mine in (True, False)
     )

@@ -30,6 +30,10 @@ FRAGMENTS = 4
 PRIVACY = Privacy(noise_multiplier=1.0, max_grad_norm=1.0, delta=1e-4)
 NARROW, WIDTH = 64, 4096
 """Of the matrices that are trained."""
+PLACES = 8
+"""Of a sequence; as many fewer sequences in a batch."""
+MATRICES, SEQUENCES = "matrices", "sequences"
+"""What is trained, see `workload.MODELS`."""
 PRIVATE_WIDTH = 1024
 """The same where each sample has a gradient of its own: a hundred times the memory."""
 
@@ -51,6 +55,7 @@ class Row:
     """Ranks of a worker; None: all."""
     width: int = WIDTH
     """Of the model."""
+    model: str = MATRICES
     learns: bool = True
     """Whether it trains the digits example, too."""
     chosen: dict[str, Any]
@@ -130,6 +135,8 @@ ROWS: tuple[Row, ...] = (
     replace(_split("hybrid", formulas.hybrid(2), "hybrid", shard="hybrid"), ranks=4, race_ranks=4, per_worker=2),
     # Two pairs: outputs of both, and the gradient of the second one's inputs; nobody wants that of the data.
     replace(_split("tensor", formulas.tensor([NARROW] * 3), "tensor", tensor=2), learns=False),
+    replace(_split("sequence", formulas.sequence([PLACES * NARROW] * 2, 2 * NARROW), "sequence", tensor=2, sequence=True),
+            model=SEQUENCES, learns=False),
     _piped("gpipe", ["2"], [WIDTH]),
     _piped("1f1b", ["2"], [WIDTH]),
     _piped("interleaved1f1b", ["2", "4", "6"], [WIDTH, NARROW, WIDTH]),

@@ -17,7 +17,7 @@ from benchmarks.strategies.bare_loop import Bare
 from benchmarks.strategies.loop import Enough, Loop
 from benchmarks.strategies.loops import LOOPS
 from benchmarks.strategies.rows import BLOCK, Row, named
-from benchmarks.strategies.workload import wide
+from benchmarks.strategies.workload import MODELS
 from disttrain_runtime.config import Place
 from disttrain_runtime.connections import Connections
 from disttrain_runtime.groups import leave_group
@@ -47,7 +47,7 @@ def counted(name: str, ours: bool) -> dict[str, float]:
 
 def _ours_sent(row: Row, width: int) -> int:
     # Copies for buddies come by the clock: how many fall into the counted steps says nothing about a step.
-    loop = Loop(partial(wide, NEVER, width), row.config, buddy_every=0)
+    loop = Loop(partial(MODELS[row.model], NEVER, width), row.config, buddy_every=0)
     loop.join()
     sent: list[int] = []
 
@@ -75,7 +75,7 @@ def _bare_sent(row: Row, width: int) -> int:
 
 def make_bare(row: Row, width: int) -> Bare:
     """The loop beside a row, in the present group."""
-    return LOOPS[row.bare](wide(NEVER, width), row.chosen)
+    return LOOPS[row.bare](MODELS[row.model](NEVER, width), row.chosen)
 
 
 def raced(name: str, blocks: int) -> dict[str, list[float]]:
@@ -84,7 +84,7 @@ def raced(name: str, blocks: int) -> dict[str, list[float]]:
     The first block of each does not count.
     """
     row = named(name)
-    loop = Loop(partial(wide, NEVER, row.width), row.config)
+    loop = Loop(partial(MODELS[row.model], NEVER, row.width), row.config)
     loop.join()
     bare = make_bare(row, row.width)
     found: dict[str, list[float]] = {"ours": [], "bare": [], "ours_cpu": [], "bare_cpu": []}

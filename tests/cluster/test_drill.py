@@ -43,3 +43,23 @@ def test_a_rank_and_a_pod_are_hit_and_the_table_says_what_the_job_does(cluster: 
     nowhere = drill(cluster, "drilled", "--fault", "kill-rank", "--rank", "9")
     assert nowhere.returncode == 2 and "rank 9 of job drilled was found in no worker" in nowhere.stderr
     cluster.kubectl("delete", "dtj", "drilled", "--wait=false")
+
+
+def test_every_other_fault_is_made_noticed_and_recovered_from(cluster: Cluster) -> None:
+    """On a volume of the job's own, of which the API says as much as it has: else a full disk would be everybody's."""
+    volume = {"size": "24Mi", "storageClassName": "disttrain-sized"}
+    cluster.apply(job("worn", workers=2, args=["--epochs", "2000"], checkpoint={"volume": volume, "everySteps": 10}))
+    train = cluster.job("worn")
+    train.wait_checkpoint(10)
+    expected = {
+        "stop-rank": r"^stop-rank +rank \d in worn-\d +\d+ +Hang ",
+        "evict": r"^evict +worn-1 +\d+ +PodLost ",
+        "kill-operator": r"^kill-operator ",
+        "fill-disk": r"^fill-disk +worn-\d +\d+ +DiskFull ",
+    }
+    for fault, row in expected.items():
+        made = drill(cluster, "worn", "--fault", fault, "--timeout", "120")
+        assert made.returncode == 0, f"{fault}: {made.stdout}{made.stderr}{cluster.story()}"
+        assert re.search(row, made.stdout, re.M), made.stdout
+    assert train.status["recovery"]["count"] == 2, "the operator and the disk cost no recovery"
+    cluster.kubectl("delete", "dtj", "worn", "--wait=false")

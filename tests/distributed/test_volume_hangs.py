@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,10 @@ pytest.importorskip("torch")
 from tests.distributed.test_regroup import holding
 from tests.distributed.test_volume_faults import TASK
 
-from disttrain_contract.messages import CheckpointProblem, Restore
+from disttrain_contract.env import CheckpointConfig
+from disttrain_contract.messages import Restore
+from disttrain_contract.paths import METRICS
+from disttrain_runtime.history import decode
 from support.gloo_ranks import DEADLINE, Door, Ranks
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(120)]
@@ -52,49 +56,70 @@ def disk(tmp_path: Path) -> Iterator[HangingDisk]:
     subprocess.run(["umount", "--lazy", str(made.path)], check=True)
 
 
-def state(pid: int | None) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+def states(pid: int | None) -> set[str]:
+    """Of its threads."""
+    return {stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")}
 
 
 def until_it_waits_for_the_disk(pid: int | None) -> None:
     end = time.monotonic() + DEADLINE
-    while state(pid) != "D":
+    while "D" not in states(pid):
         assert time.monotonic() < end
         time.sleep(0.005)
 
 
-def hanging(folder: Path, disk: HangingDisk) -> Ranks:
-    """The disk hangs in step 7; rank 0, which writes the lines of the metrics itself, waits for it, and rank 1 for rank 0."""
+@contextmanager
+def hanging(folder: Path, disk: HangingDisk, *later: int) -> Iterator[Ranks]:
+    """The disk hangs in step 7; a thread of rank 0, which writes the lines of the metrics, waits for it.
+    `later`: steps with a door of their own."""
     door = Door(folder, at=7)
-    config = replace(TASK, args=(*TASK.args, "--norm=false", f"--doors={folder}", "--at=[7]"))
-    ranks = Ranks(folder / "logs", config, 2, job_dir=disk.path / "job", regroups=True)
-    door.arrive()
-    disk.freeze()
-    door.open()
-    until_it_waits_for_the_disk(ranks.processes[0].pid)
-    return ranks
+    config = replace(
+        TASK, args=(*TASK.args, "--norm=false", f"--doors={folder}", f"--at={[7, *later]}"),
+        checkpoint=CheckpointConfig(every_steps=5, keep=2),
+    )  # fmt: skip
+    with Ranks(folder / "logs", config, 2, job_dir=disk.path / "job", regroups=True) as ranks:
+        try:
+            door.arrive()
+            disk.freeze()
+            door.open()
+            until_it_waits_for_the_disk(ranks.processes[0].pid)
+            yield ranks
+        finally:
+            disk.thaw()  # nobody who waits for it can be ended
 
 
-def test_training_waits_for_a_volume_that_hangs_and_goes_on_when_it_answers(tmp_path: Path, disk: HangingDisk) -> None:
-    with hanging(tmp_path, disk) as ranks:
+def test_training_goes_on_while_the_volume_hangs_and_saves_again_when_it_answers(
+    tmp_path: Path, disk: HangingDisk
+) -> None:
+    second = Door(tmp_path, at=18)
+    with hanging(tmp_path, disk, 18) as ranks:
+        second.arrive()  # eleven steps on, two saves of which could not be made
+        assert all(c.step <= 5 for c in ranks.told.checkpoints)
         disk.thaw()
+        second.open()
         assert ranks.ended() == [0, 0], ranks.output()
-    assert ranks.told.of(CheckpointProblem) == []
-    assert [c.step for c in ranks.told.checkpoints] == [5, 10, 15, 20, 24]
+    assert [c.step for c in ranks.told.checkpoints][-1] == 24
+    lines = decode((disk.path / "job" / METRICS).read_bytes())
+    assert [line.step for line in lines if line.kind == "training"] == list(range(1, 25)), (
+        "none is missing, none is there twice"
+    )
 
 
 def test_a_rank_that_the_kernel_cannot_kill_dies_when_the_volume_answers_and_the_other_goes_on(
     tmp_path: Path, disk: HangingDisk
 ) -> None:
-    with hanging(tmp_path, disk) as ranks:
+    second = Door(tmp_path, at=9)
+    with hanging(tmp_path, disk, 9) as ranks:
+        second.arrive()
         rank = ranks.processes[0]
         os.kill(rank.pid, signal.SIGKILL)
         rank.join(0.3)
-        assert rank.is_alive() and state(rank.pid) == "D", "killed, and not dead"
+        assert rank.is_alive() and "D" in states(rank.pid), "killed, and not dead"
         disk.thaw()
         rank.join(DEADLINE)
+        second.open()
         holding(ranks, 1)
         ranks.regroup(incarnation=2)
         assert ranks.ended() == [0, 0], ranks.output(1)
-    assert ranks.told.restores[-1] == Restore(step=8, source="survivor")
+    assert ranks.told.restores[-1] == Restore(step=9, source="survivor")
     assert [c.step for c in ranks.told.checkpoints][-1] == 24

@@ -28,6 +28,11 @@ def opened(folder: Path, step: int) -> History:
     return history
 
 
+def put(history: History, line: Line) -> None:
+    if history.add(line):
+        history.write(line)
+
+
 def board(folder: Path) -> list[tuple[str, int, float]]:
     """What TensorBoard reads: records of length, checksum, event, checksum."""
     found = []
@@ -43,8 +48,8 @@ def board(folder: Path) -> list[tuple[str, int, float]]:
 
 def test_lines_are_json_and_say_what_is_there(tmp_path: Path) -> None:
     history = opened(tmp_path, 0)
-    history.add(training(5))
-    history.add(evaluation(5))
+    put(history, training(5))
+    put(history, evaluation(5))
     first, second = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     assert first == {"step": 5, "time": 7.5, "epoch": 0, "loss": 0.2}
     assert second == {"step": 5, "time": 7.5, "evaluation": {"accuracy": 0.05}}
@@ -54,12 +59,12 @@ def test_lines_are_json_and_say_what_is_there(tmp_path: Path) -> None:
 def test_who_goes_on_from_an_earlier_step_takes_back_what_came_after_it(tmp_path: Path) -> None:
     history = opened(tmp_path, 0)
     for step in (5, 10, 15):
-        history.add(training(step))
-        history.add(evaluation(step))
+        put(history, training(step))
+        put(history, evaluation(step))
     again = opened(tmp_path, 10)
     assert [line.step for line in again.lines] == [5, 5, 10, 10]
-    again.add(training(15))
-    again.add(evaluation(15))
+    put(again, training(15))
+    put(again, evaluation(15))
     whole = decode((tmp_path / "metrics.jsonl").read_bytes())
     assert whole == history.lines
     assert sorted(board(tmp_path)) == sorted(
@@ -71,24 +76,24 @@ def test_who_goes_on_from_an_earlier_step_takes_back_what_came_after_it(tmp_path
 def test_a_step_has_one_line_of_each_kind_however_often_it_is_settled(tmp_path: Path) -> None:
     history = opened(tmp_path, 0)
     for _ in range(2):
-        history.add(training(5))
-        history.add(evaluation(5))
+        put(history, training(5))
+        put(history, evaluation(5))
     assert len(decode((tmp_path / "metrics.jsonl").read_bytes())) == 2
     assert len(board(tmp_path)) == 2
 
 
 def test_a_torn_line_is_dropped_and_the_file_is_whole_again(tmp_path: Path) -> None:
     history = opened(tmp_path, 0)
-    history.add(training(5))
+    put(history, training(5))
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(b'{"step": 10, "ti')
-    opened(tmp_path, 10).add(training(10))
+    put(opened(tmp_path, 10), training(10))
     assert [line.step for line in decode((tmp_path / "metrics.jsonl").read_bytes())] == [5, 10]
 
 
 def test_without_a_volume_memory_serves() -> None:
     history = History()
     for step in (5, 10):
-        history.add(evaluation(step))
+        put(history, evaluation(step))
     history.rewind(7)
     assert history.has(5, "evaluation") and not history.has(10, "evaluation")

@@ -90,24 +90,19 @@ class History:
         """Whether this was written already."""
         return any(line.step == step and line.kind == kind for line in reversed(self.lines))
 
-    def add(self, line: Line) -> None:
-        """Once for each step and kind. Raises OSError; the line counts all the same."""
+    def add(self, line: Line) -> bool:
+        """Remember it, once for each step and kind. False: it was there already."""
         if self.has(line.step, line.kind):
-            return
+            return False
         self.lines.append(line)
+        return True
+
+    def write(self, line: Line) -> None:
+        """To the disk. Raises OSError. Another thread may call this, but not while `open` is called."""
         if self._path is not None:
             _append(self._path, line.encode())
         if self._board is not None:
             self._board.add(line)
-
-    def sync(self) -> None:
-        """To the disk, before a checkpoint says that all of this has happened. Raises OSError."""
-        if self._path is not None and self._path.exists():
-            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
 
 
 class Board:
@@ -142,5 +137,6 @@ def _append(path: Path, data: bytes) -> None:
     try:
         while data:
             data = data[os.write(fd, data) :]
+        os.fsync(fd)
     finally:
         os.close(fd)

@@ -1,7 +1,7 @@
 """What a run writes down beside its checkpoints, and what follows from it: the best evaluation, the early end.
 
-Rank 0 writes, under the fence of the checkpoints, so a leftover of an older incarnation cannot. A volume that fails
-costs lines and never training; evaluations are kept in memory, too.
+Rank 0 writes, in a thread and under the fence of the checkpoints, so a leftover of an older incarnation cannot. A volume that fails or
+hangs costs lines and never training; evaluations are kept in memory, too.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 from disttrain_contract.env import EvaluationConfig
@@ -16,6 +17,7 @@ from disttrain_contract.messages import Best, Ending
 from disttrain_runtime import early_stop
 from disttrain_runtime.checkpoint.fence import Fence
 from disttrain_runtime.history import History, Line
+from disttrain_runtime.scribe import Scribe
 
 POINTS = 50
 """Training losses written in a run, besides evaluations: enough for a curve, too few to be felt."""
@@ -32,13 +34,15 @@ class Records:
         self, evaluation: EvaluationConfig, say: Callable[[str], None], wall: Callable[[], float] = _wall
     ) -> None:
         self._evaluation, self._say, self._wall = evaluation, say, wall
-        self._history = History()
+        self._history, self._scribe = History(), Scribe()
         self._fence: Fence | None = None
+        self._silent = False
+        """The volume does not answer, and that has been said."""
 
     def take_up(self, job_dir: Path | None, fence: Fence | None, step: int) -> None:
         """Go on from this step. Without a volume what this rank remembers counts."""
-        self._fence = fence
-        if job_dir is None or fence is None:
+        answers, self._fence = self._written(), fence
+        if job_dir is None or fence is None or not answers:
             self._history.rewind(step)
         else:
             self._try(lambda: self._history.open(job_dir, step))
@@ -54,8 +58,8 @@ class Records:
         return found is not None and found.step == step
 
     def sync(self) -> None:
-        """Before a checkpoint is written."""
-        self._try(self._history.sync)
+        """Before a checkpoint says that it has all happened, and before the end."""
+        self._written()
 
     def evaluated_at(self, step: int) -> bool:
         """Whether that was done and written down."""
@@ -78,7 +82,26 @@ class Records:
         return early_stop.verdict(self._history.lines, self._evaluation)
 
     def _add(self, line: Line) -> None:
-        self._try(lambda: self._history.add(line))
+        new = self._history.add(line)
+        if (
+            new
+            and self._fence is not None
+            and not self._scribe.do(partial(self._try, partial(self._history.write, line)))
+        ):
+            self._lost()
+
+    def _written(self) -> bool:
+        """Whether the volume has what it was given. One that does not answer is not waited for."""
+        if self._scribe.wait():
+            self._silent = False
+            return True
+        self._lost()
+        return False
+
+    def _lost(self) -> None:
+        if not self._silent:
+            self._silent = True
+            self._say("the volume does not answer: lines of the metrics' history may be lost; training goes on")
 
     def _try(self, write: Callable[[], None]) -> None:
         """Raises FencedError when a newer incarnation owns the directory."""

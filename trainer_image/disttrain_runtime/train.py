@@ -299,6 +299,11 @@ class Training:
         if self.group.leads:
             self.records.sync()
 
+    def abandon(self) -> None:
+        """This rank fails. What was handed over is not lost."""
+        self.checkpoints.abandon()
+        self._keep_lines()
+
     def leave(self) -> None:
         """Told to stop while there is no group: what this rank holds need not be lost."""
         self.strategy.undo()
@@ -372,5 +377,6 @@ class Training:
         self.checkpoints.conclude(self.step, now)
         self._evaluate()
         self._report(now, last=True)
+        self._keep_lines()
         self.pulse.enter(Phase.REPORTING)
         self.group.barrier()

@@ -16,10 +16,11 @@ from contextlib import suppress
 import torch
 
 from disttrain_contract import env as contract
-from disttrain_contract.drill import process_name
+from disttrain_contract.drill import KEEPER, process_name
 from disttrain_contract.exits import Exit, from_signal
 from disttrain_contract.messages import Failure
 from disttrain_contract.stall import Phase
+from disttrain_runtime import keeper
 from disttrain_runtime.agent.kernel import name_self
 from disttrain_runtime.config import WorkerConfig, from_command_line, from_env
 from disttrain_runtime.connections import Connections
@@ -160,7 +161,7 @@ class Worker:
         sys.stderr.write(verdict.traceback or f"{type(error).__name__}: {verdict.message}\n")
         if self.training is not None:
             with suppress(Exception):
-                self.training.checkpoints.abandon()
+                self.training.abandon()
         return verdict.exit_code
 
     def _failure(self, verdict: Verdict) -> Failure:
@@ -196,6 +197,9 @@ def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
     except (WorkerError, ValueError, TypeError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return Exit.USER_ERROR
+    if not torch.cuda.is_available():  # what a GPU's driver thinks of shared memory was never tried
+        name_self(KEEPER)
+        keeper.keep()
     worker = Worker(config, Pulse.from_env(env))
     _KEPT.append(worker)
     try:

@@ -88,6 +88,10 @@ class _Group:
         last = status.get("recovery", {}).get("last", {})
         return {k: last.get(k) for k in ("detectSeconds", "recoverSeconds", "lostSteps", "source", "class")}
 
+    def recoveries(self) -> int:
+        """Failures so far, by the status."""
+        return int(self._status().get("recovery", {}).get("count", 0))
+
     def alive(self) -> bool:
         return self._operator.process.poll() is None and self._status().get("state") != "Failed"
 

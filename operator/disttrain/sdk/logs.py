@@ -19,8 +19,9 @@ from disttrain_contract import names
 MAX_STREAMS = 64
 """Each stream is a connection to a kubelet through the API server; more would hurt it."""
 RECONNECT_SECONDS = 0.5
-LAST_WORDS_SECONDS = 3.0
-"""After the job has finished, silence of this length ends a follow."""
+LAST_WORDS_SECONDS = 10.0
+"""After the job has finished, silence of this length ends a follow. Streams end by themselves when their containers have;
+this is for those that do not, and on a busy node the last lines come seconds late."""
 
 
 class PodLog:
@@ -70,16 +71,16 @@ class PodLog:
             self._stop.wait(RECONNECT_SECONDS)
 
     def _read(self) -> Iterator[LogLine]:
-        query = dict(self._query)
-        if self._last:
-            query["sinceTime"] = self._last
+        query, known = dict(self._query), self._last
+        if known:
+            query["sinceTime"] = known
         elif self._tail is not None:
             query["tailLines"] = str(self._tail)
         self._lines = self._transport.stream(Request(method="GET", path=self._path, query=query))
         try:
             for raw in self._lines:
                 line = log_lines.parse(self._pod, raw)
-                if line.time <= self._last:  # sinceTime knows whole seconds only
+                if line.time <= known:  # sinceTime knows whole seconds only
                     continue
                 self._last = line.time
                 yield line

@@ -121,6 +121,9 @@ def _defaults(processes: int) -> dict[str, str]:
     return {
         "PYTHONUNBUFFERED": "1",  # a rank's output is a pipe: without this its last words die with it
         "PYTHONFAULTHANDLER": "1",  # a stack for SIGSEGV and SIGABRT
+        # torch asks for huge pages: a state of 40 MB is 20 page faults to take up instead of 10,000, and as many to give back,
+        # which is what stands between SIGKILL and the moment survivors hear of it.
+        "THP_MEM_ALLOC_ENABLE": "1",
         # Same as torchrun: several processes with a thread per core each would fight for the cores.
         **({"OMP_NUM_THREADS": "1"} if processes > 1 else {}),
     }
