@@ -53,9 +53,9 @@ def test_every_other_fault_is_made_noticed_and_recovered_from(cluster: Cluster) 
     train.wait_checkpoint(10)
     expected = {
         "stop-rank": r"^stop-rank +rank \d in worn-\d +\d+ +Hang ",
-        "evict": r"^evict +worn-1 +\d+ +PodLost ",
+        "evict": r"^evict +worn-1 +\d+ +Node +\d+\.\d\d s +\d+\.\d\d s +survivor +0 ",
         "kill-operator": r"^kill-operator ",
-        "fill-disk": r"^fill-disk +worn-\d +\d+ +DiskFull ",
+        "fill-disk": r"^fill-disk +/checkpoints/worn from worn-\d +\d+ +DiskFull ",
     }
     for fault, row in expected.items():
         made = drill(cluster, "worn", "--fault", fault, "--timeout", "120")

@@ -83,7 +83,8 @@ def test_an_evicted_pod_gets_the_time_to_save_and_nothing_is_lost_or_charged(clu
     last = cluster.until(
         "recovered", lambda: (r := train.status.get("recovery", {}).get("last", {})).get("recoverSeconds") and r, 90
     )
-    assert last["class"] == "PodLost" and last["pod"] == "evicted-1" and last["lostSteps"] == 0
+    assert last["class"] == "Node" and last["pod"] == "evicted-1" and "EvictionByEvictionAPI" in last["cause"]
+    assert last["source"] == "survivor" and last["lostSteps"] == 0
     status = train.status
     assert status.get("attempts", 0) == 0 and train.uids()["evicted-1"] != before["evicted-1"]
     cluster.kubectl("delete", "dtj", "evicted", "--wait=false")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -131,6 +132,15 @@ def test_the_victims_of_a_shutdown_do_not_count_while_the_pod_is_still_ending():
     victim = crashed(0, failure=failed("exit 143", FailureClass.SIGNAL, code=143))
     answer = ask(a_job(status=running()), victim, at_work(1, deleting=True), at_work(2))
     assert answer.status.incarnation == 1 and answer.wake_at is not None
+
+
+@pytest.mark.parametrize("end", [{"deleting": True}, {"lost": "pod mnist-1 was evicted"}])
+def test_a_pod_that_was_shut_down_is_the_cause_although_it_ended_by_that_very_sigterm(end: dict[str, Any]):
+    victim = crashed(0, failure=failed("rank 1 was told to stop", FailureClass.NETWORK, code=143, ago=0.3))
+    answer = ask(a_job(status=running()), victim, dead(1, code=143, **end), at_work(2))
+    last = answer.status.last_recovery
+    assert last.pod == "mnist-1" and last.failure_class in (FailureClass.POD, FailureClass.NODE)
+    assert answer.status.attempts == 0, "nobody is charged for it"
 
 
 def test_the_cause_is_blamed_not_its_victims():

@@ -23,7 +23,9 @@ UNSEEN_SECONDS = 30.0
 stream to one pod while all others keep theirs, and for so long, has lost the pod."""
 
 VICTIM_CODES = frozenset({143})
-"""A rank that ended by the SIGTERM that another worker's shutdown spread is not the cause."""
+"""A rank that ended by the SIGTERM that another worker's shutdown spread is not the cause; whose own pod is shut down, is."""
+
+_GONE = frozenset({FailureClass.POD, FailureClass.NODE})
 
 SUSPICIOUS = frozenset({FailureClass.SIGNAL, FailureClass.HANG, FailureClass.STORAGE, FailureClass.DIVERGENCE})
 """What bad hardware, a bad driver or a bad mount looks like from inside a pod."""
@@ -55,7 +57,8 @@ class Found:
     def is_victim(self) -> bool:
         """Failed because somebody else did."""
         waited = self.stall is not None and self.stall.waits
-        return waited or self.failure_class is FailureClass.NETWORK or self.exit_code in VICTIM_CODES
+        spread = self.exit_code in VICTIM_CODES and self.failure_class not in _GONE
+        return waited or spread or self.failure_class is FailureClass.NETWORK
 
     @property
     def is_suspicious(self) -> bool:
