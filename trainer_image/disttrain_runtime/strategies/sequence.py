@@ -3,7 +3,8 @@
 Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models". In tensor parallel norms, dropout and residual sums
 are computed by every rank, on whole activations. Here each of T ranks keeps 1/T of the places of a sequence for them: a `column` layer gathers
 the places, a `row` layer's sum is scattered over them. That is what an all-reduce does in two halves: the bytes are those of tensor
-parallel, and two gathers at the ends of each run of blocks; the memory for these activations is 1/T.
+parallel, and two gathers at the ends of each run of blocks; the memory for these activations is 1/T. gloo makes an all-reduce of each
+scatter: there it is half as much again.
 
 A block is an element of the model's chain of layers that holds cut `nn.Linear` layers; blocks that follow each other make a run, and sequences are
 divided where a run begins and put together where it ends. Activations are (batch, sequence, features). What a block does outside its
