@@ -33,6 +33,8 @@ OURS = "disttrain"
 ARMS = ("torchrun", "torchft", OURS)
 ROUNDS = 5
 """Each arm is started so many times a size, in turns, and lives through its share of the faults."""
+BRIEF_ROUNDS = 2
+"""For arms of `--brief`: one that takes minutes for each fault."""
 RANKS = (1, 0)
 """Who is killed: a rank like any other, and the one that holds the store and writes the checkpoints."""
 
@@ -51,7 +53,7 @@ def main() -> None:
     for megabytes in chosen.sizes:
         ours = []
         for number in range(chosen.rounds):
-            for arm in turned(arms, number):
+            for arm in turned([a for a in arms if number < BRIEF_ROUNDS or a.name not in chosen.brief], number):
                 outcome = _session(arm, scratch, megabytes, number, chosen)
                 found["samples"] += outcome.samples
                 ours += [outcome] if arm.name == OURS else []
@@ -86,6 +88,7 @@ def _options() -> argparse.Namespace:
         "--sizes", type=int, nargs="+", default=[4, 40, 400], choices=sorted(EVERY_STEPS), help="MB of state"
     )
     options.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    options.add_argument("--brief", nargs="+", default=[], choices=ARMS, help="arms of the first two rounds only")
     options.add_argument("--add", action="store_true", help="keep what the file has of other sizes")
     options.add_argument("--quick", action="store_true", help="3 trials at 4 MB in one round: does it work at all?")
     options.add_argument("--out", type=Path, default=OUT)
