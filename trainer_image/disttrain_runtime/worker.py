@@ -56,7 +56,6 @@ class Worker:
     def run(self) -> int:
         """Build, meet the others, train. The task is built first: a mistake in it needs nobody else to be found."""
         make_deterministic()
-        name_self(process_name(None if self.config.spare else self.config.place.rank))
         training = None
         if self.config.spare:
             training = None if torch.cuda.is_available() else self._build()  # which GPU, its place will tell
@@ -200,6 +199,7 @@ def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
     if not torch.cuda.is_available():  # what a GPU's driver thinks of shared memory was never tried
         name_self(KEEPER)
         keeper.keep()
+    name_self(process_name(None if config.spare else config.place.rank))
     worker = Worker(config, Pulse.from_env(env))
     _KEPT.append(worker)
     try:
