@@ -14,7 +14,6 @@ pytest.importorskip("torch")
 from tests.agent.harness import AgentProcess, until
 from tests.channel.rig import Rig
 
-from disttrain_contract.drill import KEEPER
 from disttrain_contract.failures import FailureClass
 from disttrain_contract.messages import AgentState, Failure
 from disttrain_contract.stall import Phase
@@ -34,9 +33,9 @@ async def failure_of(agent: AgentProcess) -> Failure:
 
 
 def loader_of(rank: int) -> int:
-    """The process that fetches its batches: beside its keeper the rank's only child, as long as it is not rank 0."""
+    """The process that fetches its batches: the rank's only child, as long as it is not rank 0."""
     found = [p for task in Path(f"/proc/{rank}/task").iterdir() for p in (task / "children").read_text().split()]
-    (loader,) = (int(p) for p in found if Path(f"/proc/{p}/comm").read_text().strip() != KEEPER)
+    (loader,) = map(int, found)
     return loader
 
 

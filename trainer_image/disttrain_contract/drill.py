@@ -24,7 +24,7 @@ class Fault(StrEnum):
     """Cannot be made through the Kubernetes API; it is there to say so."""
 
 
-SPARE, WARM_PARENT, KEEPER = "spare", "warm-parent", "keeper"
+SPARE, WARM_PARENT = "spare", "warm-parent"
 """Names in /proc/PID/comm of processes that do not train."""
 CONTINUE_RANK = "continue-rank"
 """Takes `stop-rank` back."""

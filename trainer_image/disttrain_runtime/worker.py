@@ -16,11 +16,10 @@ from contextlib import suppress
 import torch
 
 from disttrain_contract import env as contract
-from disttrain_contract.drill import KEEPER, process_name
+from disttrain_contract.drill import process_name
 from disttrain_contract.exits import Exit, from_signal
 from disttrain_contract.messages import Failure
 from disttrain_contract.stall import Phase
-from disttrain_runtime import keeper
 from disttrain_runtime.agent.kernel import name_self
 from disttrain_runtime.config import WorkerConfig, from_command_line, from_env
 from disttrain_runtime.connections import Connections
@@ -196,9 +195,6 @@ def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
     except (WorkerError, ValueError, TypeError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return Exit.USER_ERROR
-    if not torch.cuda.is_available():  # what a GPU's driver thinks of shared memory was never tried
-        name_self(KEEPER)
-        keeper.keep()
     name_self(process_name(None if config.spare else config.place.rank))
     worker = Worker(config, Pulse.from_env(env))
     _KEPT.append(worker)
