@@ -1,8 +1,10 @@
 """What the agent tells its rank while that is training: to which incarnation it belongs now, and its place in it.
 
 A thread listens, because the rank's own thread may be waiting inside a collective for a peer that will never answer.
-It does one thing: it notes the newest order and cuts the connections of the group that is over, so that the wait ends;
-again and again, for a connection may just be in the making when it is cut for the first time.
+It does one thing: it notes the newest order and, when the rank has not come out by itself a moment later, cuts the connections
+of the group that is over, so that the wait ends; again and again, for a connection may just be in the making when it is cut for the first
+time. Not at once: who is cut in the middle of an exchange may wait for ever (docs/decisions/0018), and most come out by themselves, at the
+end of a step or of a dead peer's connection.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from collections.abc import Callable
 from disttrain_contract.messages import Order, decode_order
 
 _AGAIN_SECONDS = 0.25
-"""Between two calls of `on_newer` while nothing new is said."""
+"""From a newer order to the first call of `on_newer`, and between two calls."""
 _LOOK_SECONDS = 0.05
 """How often a waiting rank looks whether it was told to stop: the signal's handler only sets a flag."""
 
@@ -25,7 +27,7 @@ class Orders:
     """The rank's end. Orders are levels: only the newest counts."""
 
     def __init__(self, fd: int, on_newer: Callable[[], None]) -> None:
-        """`on_newer` is called on the listening thread: at a newer order, and from time to time after it. Not before `listen`:
+        """`on_newer` is called on the listening thread, from time to time after a newer order. Not before `listen`:
         an order may lie there already, and whoever is called must be ready for it."""
         self._on_newer = on_newer
         self._changed = threading.Condition()
@@ -81,7 +83,6 @@ class Orders:
                 return
             self._newest = order
             self._changed.notify_all()
-        self._on_newer()
 
 
 def can_hear(fd: int | None) -> bool:

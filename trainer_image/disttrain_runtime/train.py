@@ -122,6 +122,8 @@ class Training:
         for batch in self._batches():
             if self.step >= self.total_steps:
                 break  # an evaluation has said so
+            if self.is_over():
+                raise PeerGoneError("the group is over")
             early = self.early and not self.strategy.sharded and self.strategy.meets(self.step + 1)
             self.asked = self._ask(self.step + 1) if early else None
             began = self.clock()
