@@ -41,7 +41,7 @@ class Records:
 
     def take_up(self, job_dir: Path | None, fence: Fence | None, step: int) -> None:
         """Go on from this step. Without a volume what this rank remembers counts."""
-        answers, self._fence = self._written(), fence
+        answers, self._fence = self.sync(), fence
         if job_dir is None or fence is None or not answers:
             self._history.rewind(step)
         else:
@@ -57,9 +57,14 @@ class Records:
         found = self.best
         return found is not None and found.step == step
 
-    def sync(self) -> None:
-        """Before a checkpoint says that it has all happened, and before the end."""
-        self._written()
+    def sync(self) -> bool:
+        """Before a checkpoint says that it has all happened, and before the end. Gives whether the volume has what it was given: one that
+        does not answer is not waited for."""
+        if self._scribe.wait():
+            self._silent = False
+            return True
+        self._lost()
+        return False
 
     def evaluated_at(self, step: int) -> bool:
         """Whether that was done and written down."""
@@ -82,21 +87,10 @@ class Records:
         return early_stop.verdict(self._history.lines, self._evaluation)
 
     def _add(self, line: Line) -> None:
-        new = self._history.add(line)
-        if (
-            new
-            and self._fence is not None
-            and not self._scribe.do(partial(self._try, partial(self._history.write, line)))
-        ):
+        if not self._history.add(line) or self._fence is None:
+            return
+        if not self._scribe.do(partial(self._try, partial(self._history.write, line))):
             self._lost()
-
-    def _written(self) -> bool:
-        """Whether the volume has what it was given. One that does not answer is not waited for."""
-        if self._scribe.wait():
-            self._silent = False
-            return True
-        self._lost()
-        return False
 
     def _lost(self) -> None:
         if not self._silent:
