@@ -134,8 +134,6 @@ class Training:
             self.step += 1
             if not self.strategy.meets(self.step):
                 self.pulse.enter(Phase.LOADING, self.step)
-                if self.is_over():
-                    raise PeerGoneError("the group is over")
                 continue
             self.met = self.step
             self.pulse.enter(Phase.AGREEING, self.step)
